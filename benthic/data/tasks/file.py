@@ -1,0 +1,92 @@
+"""The user's own worked problems, from a JSONL file with `question`, `working` and `answer`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benthic.data.tasks.problem import Problem, Split, split_of
+
+_LONGEST_LINE = 1 << 20
+
+
+class FileTask:
+    """Problems of a file, split by hash of the question; indices beyond the end go round again, shuffled."""
+
+    def __init__(self, path: Path, longest: int) -> None:
+        """`longest`: the most tokens a worked problem may have. ValueError names file and line."""
+        self.name = path.name
+        self.sides: dict[Split, list[Problem]] = {"train": [], "held_out": []}
+        for problem in _read(path, longest):
+            self.sides[split_of(problem.question)].append(problem)
+        for side, least in (("train", 100), ("held_out", 10)):
+            if len(self.sides[side]) < least:
+                raise ValueError(
+                    f"{path} has {len(self.sides[side])} problems on the {side} side after the split by "
+                    f"hash, and {least} are needed: give more different problems, a few thousand at best"
+                )
+
+    def problems(self, split: Split, start: int, count: int, seed: int) -> list[Problem]:
+        side = self.sides[split]
+        out = []
+        for index in range(start, start + count):
+            lap, place = divmod(index, len(side))
+            out.append(side[self._order(split, lap, seed)[place]])
+        return out
+
+    def _order(self, split: Split, lap: int, seed: int) -> np.ndarray:
+        key = (split, lap, seed)
+        if getattr(self, "_lap", None) != key:
+            self._lap = key
+            self._shuffled = np.random.default_rng([seed, lap]).permutation(len(self.sides[split]))
+        return self._shuffled
+
+    def ask(self, words: str) -> str:
+        if not words.strip():
+            raise ValueError("type a question laid out as in your file")
+        return words
+
+    def invitation(self) -> str:
+        example = self.sides["held_out"][0].question
+        return f"Ask a question laid out as in {self.name}, e.g. {example!r}"
+
+
+def _read(path: Path, longest: int) -> list[Problem]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"--tasks {path} cannot be read ({error.strerror})") from error
+    found: dict[str, Problem] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        problem = _parse(line, f"{path} line {number}")
+        tokens = len(problem.document(worked=True))
+        if tokens > longest:
+            raise ValueError(
+                f"{path} line {number}: the worked problem has {tokens} tokens, more than the "
+                f"{longest} of a training row: shorten it or raise data.sequence_length"
+            )
+        other = found.setdefault(problem.question, problem)
+        if other != problem:
+            raise ValueError(
+                f"{path} line {number}: this question stands above with another working or answer"
+            )
+    return list(found.values())
+
+
+def _parse(line: bytes, where: str) -> Problem:
+    if len(line) > _LONGEST_LINE:
+        raise ValueError(f"{where} is longer than {_LONGEST_LINE >> 20} MiB: is this JSONL?")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({error}): one object a line is needed") from error
+    parts = []
+    for key in ("question", "working", "answer"):
+        value = row.get(key) if isinstance(row, dict) else None
+        if not isinstance(value, str) or (key != "working" and not value.strip()):
+            raise ValueError(f"{where} lacks '{key}' as a non-empty string")
+        parts.append(value)
+    question, working, answer = parts
+    return Problem(question, working, answer.strip())

@@ -1,0 +1,132 @@
+"""Real text: the Python standard library on the user's own machine, or files that the user names.
+
+The corpus is a list of documents (files), sorted by name, each on the training or the held-out side by
+the hash of its name. `Corpus.sha256` covers names and bytes, so a resume on another corpus is noticed.
+"""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benthic.data.tokenizer import BOS, EOS
+
+HELD_OUT_SHARE = 0.05
+LARGEST_BYTES = 2**30  # tokens are held in memory, two bytes each
+# Parts of the standard library that are not prose or code to learn from: installed packages, tests,
+# caches, generated tables of characters.
+_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings"}
+_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".tex", ".html", ".json", ".csv", ".xml", ".org", ""}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens of both sides, uint16: `<bos> bytes <eos>` a document, one after the other."""
+
+    name: str
+    files: int
+    bytes: int
+    sha256: str
+    train: NDArray[np.uint16]
+    held_out: NDArray[np.uint16]
+
+    def describe(self) -> dict[str, str | int]:
+        """What a manifest keeps of it."""
+        return {
+            "name": self.name,
+            "files": self.files,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "train_tokens": int(self.train.size),
+            "held_out_tokens": int(self.held_out.size),
+        }
+
+
+def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
+    """The user's files and folders, or the standard library if none is named.
+
+    Raises ValueError with one sentence for a missing, unreadable or empty path.
+    """
+    if not paths:
+        root = Path(sysconfig.get_paths()["stdlib"])
+        found = [(f.relative_to(root).as_posix(), f) for f in _python_files(root)]
+        if not found:
+            raise ValueError(
+                f"the Python standard library has no sources under {root}: "
+                "name your own text with --data PATH"
+            )
+        return _build("Python standard library", found, by_file=True)
+    found = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"--data {path} does not exist: give a text file or a folder of them")
+        if path.is_dir():
+            inside = sorted(f for f in path.rglob("*") if _is_text(f))
+            if not inside:
+                raise ValueError(
+                    f"--data {path} holds no text files ({', '.join(sorted(_TEXT_SUFFIXES - {''}))}): "
+                    "name the files themselves"
+                )
+            found += [(f"{path.name}/{f.relative_to(path).as_posix()}", f) for f in inside]
+        else:
+            found.append((path.name, path))
+    return _build(", ".join(str(p) for p in paths), found, by_file=len(found) >= 40)
+
+
+def _python_files(root: Path) -> Iterable[Path]:
+    for path in sorted(root.rglob("*.py")):
+        if not _SKIPPED.intersection(path.relative_to(root).parts):
+            yield path
+
+
+def _is_text(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in _TEXT_SUFFIXES and path.name[:1] != "."
+
+
+def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus:
+    """Split by file where there are many; else the last HELD_OUT_SHARE of every file is held out."""
+    digest, total = hashlib.sha256(), 0
+    sides: dict[bool, list[NDArray[np.uint16]]] = {True: [], False: []}
+    for label, path in found:
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): leave it out") from error
+        total += len(raw)
+        if total > LARGEST_BYTES:
+            raise ValueError(f"the text is larger than {LARGEST_BYTES >> 20} MiB: name fewer files")
+        digest.update(f"{label}\0{len(raw)}\0".encode("utf-8", "replace") + raw)
+        if not raw:
+            continue
+        if b"\0" in raw:
+            if len(found) == 1:
+                raise ValueError(f"{path} is not text (it holds zero bytes): give a UTF-8 text file")
+            continue
+        if by_file:
+            key = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=4).digest()
+            out = int.from_bytes(key, "big") < HELD_OUT_SHARE * 2**32
+            sides[out].append(_document(raw))
+        else:
+            cut = int(len(raw) * (1 - HELD_OUT_SHARE))
+            sides[False].append(_document(raw[:cut]))
+            sides[True].append(_document(raw[cut:]))
+    train, held_out = (_join(sides[out]) for out in (False, True))
+    if train.size < 10_000 or held_out.size < 500:
+        raise ValueError(
+            f"{name} holds {total} bytes of text, too little to learn from and to test on: "
+            "give at least 20 kB"
+        )
+    return Corpus(name, len(found), total, digest.hexdigest(), train, held_out)
+
+
+def _document(raw: bytes) -> NDArray[np.uint16]:
+    body = np.frombuffer(raw, dtype=np.uint8).astype(np.uint16)
+    return np.concatenate(([BOS], body, [EOS])).astype(np.uint16)
+
+
+def _join(documents: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+    return np.concatenate(documents) if documents else np.zeros(0, dtype=np.uint16)

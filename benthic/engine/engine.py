@@ -1,0 +1,162 @@
+"""Inference with a cache of latents: prompts in; tokens, log-probabilities and expert ids out.
+
+Prefill takes the expanded path, once for each distinct prompt; decoding takes the absorbed path, one
+token a row and step. Finished rows leave the batch. The modules are the trainer's own, so the two sides
+agree to rounding. Left out: paging, prefix reuse between calls, speculation.
+
+Shapes: B rows, S cached position, C cache entry, M sparse layers, K experts a token.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benthic.data.tokenizer import EOS
+from benthic.engine.sampler import SamplingParams, choose, uniforms
+from benthic.model.moe import Routing
+from benthic.model.transformer import LanguageModel
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions of B prompts, padded to the longest; S = longest prompt + completion.
+
+    tokens int64 [B, S]: prompt, completion (its <eos> included), then padding. log_probs fp32
+    [B, S]: of the completion's tokens, at their places, zero elsewhere. experts int16
+    [B, S, M, K]: taken by each token that was fed, -1 where none was (the last token, padding).
+    """
+
+    tokens: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    log_probs: NDArray[np.float32]
+    experts: NDArray[np.int16]
+
+    def completion(self, row: int) -> list[int]:
+        ids: list[int] = self.tokens[row, self.prompt_lengths[row] : self.lengths[row]].tolist()
+        return ids
+
+
+class Engine:
+    """Generates from a model. `record_experts=False` leaves the routers' choices out."""
+
+    def __init__(self, model: LanguageModel, *, record_experts: bool = True) -> None:
+        self.model = model
+        self.record_experts = record_experts
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        keys: Sequence[int] | None = None,
+    ) -> Samples:
+        """Complete every prompt; row b's draws depend on `params.seed` and `keys[b]` (default: b) alone.
+
+        ValueError if a prompt is empty or too long for the model.
+        """
+        B, config = len(prompts), self.model.config
+        self._check(prompts, params.max_new_tokens)
+        start = np.array([len(p) for p in prompts], dtype=np.int64)
+        S = int(start.max()) + params.max_new_tokens
+        tokens = np.full((B, S), EOS, dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = prompt
+        log_probs = np.zeros((B, S), dtype=np.float32)
+        experts = np.full(
+            (B, S, config.num_moe_layers, config.num_experts_per_tok), -1, dtype=np.int16
+        )
+        draws = torch.from_numpy(
+            uniforms(params.seed, list(keys if keys is not None else range(B)), params.max_new_tokens)
+        ).to(self.model.cos.device)
+        lengths = start.copy()
+        rows, at = np.arange(B), start.copy()
+        logits, cache, prefill_ids = self._prefill(prompts, S)
+        if self.record_experts:
+            for row, ids in enumerate(prefill_ids):
+                experts[row, : len(ids)] = ids
+        seen = torch.arange(S, device=logits.device)
+        for new in range(params.max_new_tokens):
+            token, log_p = choose(logits, draws[:, new], params.temperature)
+            chosen = token.cpu().numpy()
+            tokens[rows, at] = chosen
+            log_probs[rows, at] = log_p.cpu().numpy()
+            lengths[rows] = at + 1
+            going = chosen != EOS
+            if not going.any() or new + 1 == params.max_new_tokens:
+                break
+            if not going.all():
+                keep = torch.from_numpy(np.flatnonzero(going)).to(logits.device)
+                rows, at = rows[going], at[going]
+                token, draws, cache = token[keep], draws[keep], cache.index_select(1, keep)
+            at_B = torch.from_numpy(at).to(logits.device)
+            mask = torch.zeros(len(rows), S, device=logits.device)
+            mask.masked_fill_(seen > at_B[:, None], -torch.inf)
+            routing = Routing() if self.record_experts else None
+            logits = self.model.decode(token, at_B, cache, mask, routing)
+            if routing is not None and routing.ids:
+                experts[rows, at] = routing.chosen().cpu().numpy()
+            at = at + 1
+        end = int(lengths.max())
+        return Samples(
+            tokens[:, :end], start, lengths, log_probs[:, :end], experts[:, :end]
+        )
+
+    @torch.inference_mode()
+    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        """Tokens of one completion as they come, <eos> included."""
+        self._check([prompt], params.max_new_tokens)
+        S = len(prompt) + params.max_new_tokens
+        draws = torch.from_numpy(uniforms(params.seed, [0], params.max_new_tokens))
+        draws = draws.to(self.model.cos.device)
+        logits, cache, _ = self._prefill([prompt], S)
+        for new in range(params.max_new_tokens):
+            with torch.inference_mode():
+                token, _ = choose(logits, draws[:, new], params.temperature)
+            yield int(token)
+            if int(token) == EOS or new + 1 == params.max_new_tokens:
+                return
+            with torch.inference_mode():
+                at = torch.tensor([len(prompt) + new], device=token.device)
+                mask = torch.zeros(1, S, device=token.device)
+                mask[:, len(prompt) + new + 1 :] = -torch.inf
+                logits = self.model.decode(token, at, cache, mask)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], S: int
+    ) -> tuple[Tensor, Tensor, list[NDArray[np.int64]]]:
+        """Next-token logits [B, V], the cache [layers, B, S, C] and each prompt's expert ids."""
+        config, device = self.model.config, self.model.cos.device
+        distinct = {tuple(p): None for p in prompts}
+        number = {p: i for i, p in enumerate(distinct)}
+        P = max(len(p) for p in distinct)
+        padded = torch.tensor([[*p, *[EOS] * (P - len(p))] for p in distinct], device=device)
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        cache = torch.zeros(config.num_hidden_layers, len(distinct), S, width, device=device)
+        routing = Routing()
+        hidden = self.model(padded, routing=routing, cache=cache)
+        last = torch.tensor([len(p) - 1 for p in distinct], device=device)
+        logits = self.model.lm_head(hidden[torch.arange(len(distinct), device=device), last])
+        row = torch.tensor([number[tuple(p)] for p in prompts], device=device)
+        ids: list[NDArray[np.int64]] = []
+        if self.record_experts and routing.ids:
+            chosen = routing.chosen().cpu().numpy()
+            ids = [chosen[number[tuple(p)], : len(p)] for p in prompts]
+        if len(distinct) == len(prompts):
+            return logits, cache, ids
+        return logits[row], cache.index_select(1, row), ids
+
+    def _check(self, prompts: Sequence[Sequence[int]], new: int) -> None:
+        longest = self.model.config.max_position_embeddings
+        for prompt in prompts:
+            if not prompt:
+                raise ValueError("a prompt is empty: give at least one token")
+            if len(prompt) + new > longest:
+                raise ValueError(
+                    f"a prompt of {len(prompt)} tokens and {new} new ones exceed the model's "
+                    f"{longest} positions: shorten the prompt or lower max_new_tokens"
+                )

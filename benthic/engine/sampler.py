@@ -1,0 +1,45 @@
+"""Logits to tokens, from random numbers that belong to the request and not to the batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """temperature 0 is greedy; `max_new_tokens` bounds the completion; `seed` keys the draws."""
+
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature is {self.temperature}: give a number from 0 to 100")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
+
+
+def uniforms(seed: int, keys: list[int], count: int) -> NDArray[np.float64]:
+    """[len(keys), count] numbers in [0, 1): a row depends on seed and key alone."""
+    draws = [np.random.Generator(np.random.Philox(key=[seed, key])).random(count) for key in keys]
+    return np.stack(draws)
+
+
+def choose(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The next token int64 [B] and its log-probability at temperature 1, fp32 [B].
+
+    Sampling inverts the cumulative distribution at `uniform_B`, in fp64.
+    """
+    log_p = logits_BV.float().log_softmax(dim=-1)
+    if temperature == 0:
+        value, token = log_p.max(dim=-1)
+        return token, value
+    shape = log_p if temperature == 1 else (log_p / temperature)
+    ladder = shape.double().softmax(dim=-1).cumsum(dim=-1)
+    token = torch.searchsorted(ladder, (uniform_B * ladder[:, -1])[:, None], right=True)
+    token = token.clamp_(max=logits_BV.shape[1] - 1)
+    return token[:, 0], log_p.gather(1, token)[:, 0]

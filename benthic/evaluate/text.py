@@ -1,0 +1,36 @@
+"""Bits per byte of a model on held-out text, every byte scored once with at least half a window before it."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benthic.model.transformer import LanguageModel, token_log_probs
+
+_BATCH_TOKENS = 8192
+
+
+@torch.inference_mode()
+def bits_per_byte(model: LanguageModel, tokens: NDArray[np.uint16], window: int) -> float:
+    """Mean of -log2 p over the byte targets of `tokens` (specials are context only).
+
+    Windows of `window` tokens overlap by half; each scores its later half, the first one all of it.
+    """
+    stream = tokens.astype(np.int64)
+    stride = max(1, window // 2)
+    starts = np.arange(0, max(1, stream.size - 1 - window + stride), stride)
+    padded = np.concatenate([stream, np.full(window + 1, 256)])
+    device, total, count = model.cos.device, 0.0, 0
+    for group in np.array_split(starts, max(1, math.ceil(starts.size * window / _BATCH_TOKENS))):
+        rows = np.stack([padded[s : s + window + 1] for s in group])
+        row_tokens = torch.from_numpy(rows).to(device)
+        log_p = token_log_probs(model, model(row_tokens[:, :-1]), row_tokens[:, 1:]).cpu().numpy()
+        target = group[:, None] + np.arange(1, window + 1)
+        fresh = (target > group[:, None] + window - stride) | (group[:, None] == 0)
+        scored = fresh & (target < stream.size) & (rows[:, 1:] < 256)
+        total -= float(log_p[scored].astype(np.float64).sum())
+        count += int(scored.sum())
+    if not count:
+        raise ValueError("the held-out text is too short to score: give more text")
+    return total / count / math.log(2)

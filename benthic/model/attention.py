@@ -1,0 +1,135 @@
+"""Multi-head latent attention (DeepSeek-V2 section 2.1, V3 section 2.1.1).
+
+Keys and values of all heads are rebuilt from one latent of width L a token, plus one rotated key of
+width R that the heads share. Two paths compute the same function:
+- expanded (`forward`): keys and values are rebuilt, attention runs per head; training and prefill;
+- absorbed (`decode`): the key up-projection moves into the query and the value up-projection behind
+  the weighted sum, so attention runs on the cached latents themselves (V2 appendix C).
+`attention_reference` is the slow twin of both. Left out: YaRN's softmax factor, FP8 caches.
+
+Shapes: B batch, T position, S cached position, D hidden, H heads, L latent, R rope, N nope, V value.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benthic.model.config import ModelConfig
+from benthic.model.rope import rotate, rotate_reference
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class LatentAttention(nn.Module):
+    """MLA with the Hub's parameter names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        heads, eps = config.num_attention_heads, config.rms_norm_eps
+        self.heads = heads
+        self.nope, self.rope = config.qk_nope_head_dim, config.qk_rope_head_dim
+        self.value, self.latent = config.v_head_dim, config.kv_lora_rank
+        self.scale = config.qk_head_dim**-0.5
+        width, q_width = config.hidden_size, heads * config.qk_head_dim
+        self.q_lora_rank = config.q_lora_rank
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(width, q_width, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(width, config.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, eps)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, q_width, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(width, self.latent + self.rope, bias=False)
+        self.kv_a_layernorm = RMSNorm(self.latent, eps)
+        self.kv_b_proj = nn.Linear(self.latent, heads * (self.nope + self.value), bias=False)
+        self.o_proj = nn.Linear(heads * self.value, width, bias=False)
+
+    def queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., D] to the unrotated [..., H, N] and rotated [..., H, R] parts; tables [..., 1, R/2]."""
+        if self.q_lora_rank is None:
+            q = self.q_proj(x)
+        else:
+            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q = q.view(*x.shape[:-1], self.heads, self.nope + self.rope)
+        return q[..., : self.nope], rotate(q[..., self.nope :], cos, sin)
+
+    def latents(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[..., D] to what is cached, [..., L + R]: normed latent, rotated key; tables [..., R/2]."""
+        latent, key = self.kv_a_proj_with_mqa(x).split([self.latent, self.rope], dim=-1)
+        return torch.cat([self.kv_a_layernorm(latent), rotate(key, cos, sin)], dim=-1)
+
+    def forward(
+        self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Expanded path. `mask` is additive, broadcast to [B, H, T, T]; none means causal.
+
+        Returns the output [B, T, D] and the cache entries [B, T, L + R].
+        """
+        B, T, _ = x_BTD.shape
+        q_nope, q_rope = self.queries(x_BTD, cos_TR[:, None], sin_TR[:, None])
+        entries = self.latents(x_BTD, cos_TR, sin_TR)
+        latent, key = entries.split([self.latent, self.rope], dim=-1)
+        kv = self.kv_b_proj(latent).view(B, T, self.heads, self.nope + self.value)
+        k_rope = key[:, :, None].expand(B, T, self.heads, self.rope)
+        q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
+        k = torch.cat([kv[..., : self.nope], k_rope], dim=-1).transpose(1, 2)
+        # Values as wide as the keys: other widths leave PyTorch's fused CPU kernel, several times slower.
+        spare = max(0, self.nope + self.rope - self.value)
+        v = F.pad(kv[..., self.nope :], (0, spare)).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale
+        )[..., : self.value]
+        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1)), entries
+
+    def decode(
+        self, x_BD: Tensor, cos_BR: Tensor, sin_BR: Tensor, cache_BSC: Tensor, mask_BS: Tensor
+    ) -> Tensor:
+        """Absorbed path, one token a row; `cache_BSC` already holds that token's own entry.
+
+        C = L + R. `mask_BS` is additive: 0 where a cached position is seen, -inf elsewhere.
+        """
+        q_nope, q_rope = self.queries(x_BD, cos_BR[:, None], sin_BR[:, None])
+        w_HML = self.kv_b_proj.weight.view(self.heads, self.nope + self.value, self.latent)
+        q_latent = torch.bmm(q_nope.transpose(0, 1), w_HML[:, : self.nope]).transpose(0, 1)
+        q_BHC = torch.cat([q_latent, q_rope], dim=-1)
+        score_BHS = torch.baddbmm(
+            mask_BS[:, None], q_BHC, cache_BSC.transpose(1, 2), alpha=self.scale
+        )
+        mixed_BHL = torch.bmm(score_BHS.softmax(dim=-1), cache_BSC[..., : self.latent])
+        out_HBV = torch.bmm(mixed_BHL.transpose(0, 1), w_HML[:, self.nope :].transpose(1, 2))
+        return self.o_proj(out_HBV.transpose(0, 1).reshape(x_BD.shape[0], -1))
+
+
+def attention_reference(module: LatentAttention, x_BTD: Tensor, theta: float) -> Tensor:
+    """The equations of V3 section 2.1.1 read aloud: one row, one head, one position at a time."""
+    m, out = module, torch.zeros_like(x_BTD)
+    w = m.kv_b_proj.weight.view(m.heads, m.nope + m.value, m.latent)
+    for b in range(x_BTD.shape[0]):
+        entries = [m.kv_a_proj_with_mqa(x) for x in x_BTD[b]]
+        latents = [m.kv_a_layernorm(e[: m.latent]) for e in entries]
+        keys = [rotate_reference(e[m.latent :], t, theta) for t, e in enumerate(entries)]
+        for t, x in enumerate(x_BTD[b]):
+            if m.q_lora_rank is None:
+                q = m.q_proj(x).view(m.heads, -1)
+            else:
+                q = m.q_b_proj(m.q_a_layernorm(m.q_a_proj(x))).view(m.heads, -1)
+            heads = []
+            for h in range(m.heads):
+                q_rope = rotate_reference(q[h, m.nope :], t, theta)
+                scores = [
+                    (q[h, : m.nope] @ (w[h, : m.nope] @ latents[s]) + q_rope @ keys[s]) * m.scale
+                    for s in range(t + 1)
+                ]
+                share = torch.stack(scores).softmax(dim=0)
+                heads.append(sum(share[s] * (w[h, m.nope :] @ latents[s]) for s in range(t + 1)))
+            out[b, t] = m.o_proj(torch.cat(heads))
+    return out

@@ -1,0 +1,146 @@
+"""The DeepSeek-V3 language model: blocks, final norm, output head. Module names are the Hub's.
+
+Knows nothing of devices, parallelism or logging. Training calls `forward` on whole sequences; the
+engine calls `prefill` and `decode` on the same modules with a cache of latents.
+
+Shapes: B batch, T position, S cached position, D hidden, C = L + R cache entry, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benthic.model.attention import RMSNorm
+from benthic.model.block import Block
+from benthic.model.config import ModelConfig
+from benthic.model.moe import Experts, Router, Routing, SparseMLP
+from benthic.model.mtp import PredictionBlock
+from benthic.model.rope import rope_tables
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and final norm; layer `num_hidden_layers`, if there, predicts one further."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        layers: list[Block] = [
+            Block(config, sparse=i >= config.first_k_dense_replace)
+            for i in range(config.num_hidden_layers)
+        ]
+        layers += [PredictionBlock(config) for _ in range(config.num_nextn_predict_layers)]
+        self.layers = nn.ModuleList(layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class LanguageModel(nn.Module):
+    """DeepSeek-V3 with an untied output head."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        cos, sin = rope_tables(
+            config.max_position_embeddings, config.qk_rope_head_dim, config.rope_theta
+        )
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The main model's blocks."""
+        return list(self.model.layers)[: self.config.num_hidden_layers]  # type: ignore[arg-type]
+
+    @property
+    def routers(self) -> list[Router]:
+        """Routers in the order in which a training forward reaches them, the prediction block last."""
+        mlps = [layer.mlp for layer in self.model.layers]
+        return [mlp.gate for mlp in mlps if isinstance(mlp, SparseMLP)]
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        *,
+        mask: Tensor | None = None,
+        routing: Routing | None = None,
+        cache: Tensor | None = None,
+    ) -> Tensor:
+        """Normed hidden states [B, T, D]; `self.lm_head` turns them into logits.
+
+        `mask` is additive and broadcasts to [B, H, T, T]; none means causal. A `cache`
+        [layers, B, S, C] receives the entries of positions 0..T-1.
+        """
+        T = tokens_BT.shape[1]
+        x = self.model.embed_tokens(tokens_BT)
+        for i, block in enumerate(self.blocks):
+            x, entries = block(x, self.cos[:T], self.sin[:T], mask, routing)
+            if cache is not None:
+                cache[i, :, :T] = entries
+        return self.model.norm(x)
+
+    def look_ahead(
+        self,
+        hidden_BTD: Tensor,
+        next_BT: Tensor,
+        *,
+        mask: Tensor | None = None,
+        routing: Routing | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] whose logits predict the token after `next_BT` (V3 section 2.2)."""
+        T = next_BT.shape[1]
+        block = self.model.layers[-1]
+        assert isinstance(block, PredictionBlock)
+        return block.look_ahead(
+            hidden_BTD,
+            self.model.embed_tokens(next_BT),
+            self.cos[:T],
+            self.sin[:T],
+            mask,
+            routing,
+        )
+
+    def decode(
+        self,
+        tokens_B: Tensor,
+        at_B: Tensor,
+        cache: Tensor,
+        mask_BS: Tensor,
+        routing: Routing | None = None,
+    ) -> Tensor:
+        """Logits [B, V] after one more token a row, at position `at_B` of `cache` [layers, B, S, C]."""
+        x = self.model.embed_tokens(tokens_B)
+        cos, sin = self.cos[at_B], self.sin[at_B]
+        for i, block in enumerate(self.blocks):
+            x = block.decode(x, cos, sin, cache[i], at_B, mask_BS, routing)
+        return self.lm_head(self.model.norm(x))
+
+
+def initialise(model: LanguageModel, generator: torch.Generator) -> None:
+    """Every matrix from N(0, initializer_range) (V3 section 4.2); norms at one, router biases at zero."""
+    std = model.config.initializer_range
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding, Router)):
+                module.weight.normal_(0.0, std, generator=generator)
+            elif isinstance(module, Experts):
+                module.gate_up_proj.normal_(0.0, std, generator=generator)
+                module.down_proj.normal_(0.0, std, generator=generator)
+            elif isinstance(module, RMSNorm):
+                module.weight.fill_(1.0)
+
+
+def document_mask(document_BT: Tensor) -> Tensor:
+    """Additive [B, 1, T, T]: each token sees itself and what came before it in its own document."""
+    same = document_BT[:, :, None] == document_BT[:, None, :]
+    seen = same.tril_()[:, None]
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def token_log_probs(model: LanguageModel, hidden_BTD: Tensor, next_BT: Tensor) -> Tensor:
+    """Log-probability [B, T] of each next token, fp32, at temperature 1."""
+    logits = model.lm_head(hidden_BTD).float()
+    return -F.cross_entropy(logits.flatten(0, 1), next_BT.flatten(), reduction="none").view_as(next_BT)

@@ -1,0 +1,181 @@
+"""Reinforcement by reward alone (R1-Zero): sample groups, judge by rule, step.
+
+The update replays the experts that the sampler used, weighing them by its own fresh scores, and takes
+the sampler's log-probabilities for the old policy: nothing of the sampler's side is recomputed. Router
+biases rest, so equal weights mean equal policies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benthic.config import ReasonConfig
+from benthic.data.tasks.problem import Problem, Task, reward
+from benthic.data.tokenizer import thought_tokens
+from benthic.engine.engine import Samples
+from benthic.engine.sampler import SamplingParams, uniforms
+from benthic.model.moe import Routing
+from benthic.model.transformer import LanguageModel, token_log_probs
+from benthic.reason.loss import advantages, clipped_objective
+from benthic.reason.sampler import Sampler
+from benthic.train import schedule
+from benthic.train.optimizer import Optimizer
+from benthic.train.parallel import Ranks
+from benthic.train.step import Part, StepResult, expert_load, train_step
+
+# Streams of random numbers, told apart by an offset on the seed.
+PROBLEMS, ANSWERS, COINS = 1001, 1002, 1003
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Judged samples of one part: `rewards` and `right` float32 [P, G] on the CPU."""
+
+    samples: Samples
+    rewards: Tensor
+    right: Tensor
+    thought: float
+    thinks: float
+
+
+@dataclass(frozen=True)
+class RlBatch:
+    """Tensors of one part: tokens [B, T]; answered bool, log_probs fp32 [B, T - 1]; replay [B, T - 1, M, K]."""
+
+    tokens: Tensor
+    answered: Tensor
+    old: Tensor
+    replay: Tensor
+    advantage: Tensor
+
+
+def rl_step(
+    model: LanguageModel,
+    optimizer: Optimizer,
+    sampler: Sampler,
+    task: Task,
+    config: ReasonConfig,
+    step: int,
+    seed: int,
+    ranks: Ranks,
+) -> tuple[StepResult | None, dict[str, float], int]:
+    """One batch of groups and one update from it; none where no group has spread.
+
+    Returns the step's result, its figures (means over the batch's answers), and the tokens sampled
+    on this rank, prompts included.
+    """
+    batches: dict[int, RlBatch] = {}
+    device = model.cos.device
+    # answers, reward, right, tokens thought, answers that think, groups kept, their tokens
+    count = torch.zeros(7, dtype=torch.float64)
+    sampled = 0
+    for number in ranks.deal(config.micro_batches):
+        rollout = roll_out(sampler, task, config, step, number, seed)
+        advantage, kept = advantages(rollout.rewards)
+        batches[number] = to_batch(rollout.samples, advantage.flatten(), device)
+        answered = batches[number].answered & (advantage.flatten() != 0).to(device)[:, None]
+        figures = [rollout.rewards.numel(), rollout.rewards.sum(), rollout.right.sum()]
+        figures += [rollout.thought, rollout.thinks, kept.sum(), answered.sum()]
+        count += torch.tensor([float(f) for f in figures], dtype=torch.float64)
+        sampled += int(rollout.samples.lengths.sum())
+    count = count.to(device)
+    ranks.sum([count])
+    answers, paid, right, thought, thinks, kept_groups, tokens = count.tolist()
+    shown = {
+        "reward": paid / answers,
+        "accuracy": right / answers,
+        "thought_tokens": thought / answers,
+        "think_share": thinks / answers,
+        "groups_kept": kept_groups / config.prompts,
+    }
+    if not tokens:
+        return None, shown, sampled
+    ratio_max = [0.0]
+
+    def part(number: int) -> Part:
+        done, highest = _part(model, batches[number], tokens, config)
+        ratio_max[0] = max(ratio_max[0], highest)
+        return done
+
+    result = train_step(
+        model,
+        optimizer,
+        part,
+        config.micro_batches,
+        lr=schedule.learning_rate(step, config),
+        clip=config.clip,
+        bias_rate=0.0,
+        ranks=ranks,
+    )
+    shown["clip_share"] = result.sums[0] / tokens
+    shown["ratio_max"] = ratio_max[0]
+    return result, shown, sampled
+
+
+def roll_out(
+    sampler: Sampler, task: Task, config: ReasonConfig, step: int, part: int, seed: int
+) -> Rollout:
+    """Groups of answers to this part's problems, judged; the same on any number of ranks."""
+    prompts = config.prompts // config.micro_batches
+    first = step * config.prompts + part * prompts
+    problems = task.problems("train", first, prompts, seed + PROBLEMS)
+    group: list[Problem] = [p for p in problems for _ in range(config.group)]
+    keys = list(range(first * config.group, (first + prompts) * config.group))
+    params = SamplingParams(max_new_tokens=config.max_new_tokens, seed=seed + ANSWERS)
+    samples = sampler.sample([p.prompt() for p in group], params, keys)
+    judged = [reward(p, samples.completion(row)) for row, p in enumerate(group)]
+    rewards = torch.tensor([r for r, _ in judged])
+    if config.reward == "random":
+        coins = uniforms(seed + COINS, keys, 1)[:, 0]
+        rewards = torch.from_numpy((coins < 0.5).astype(np.float32))
+    right = torch.tensor([float(ok) for _, ok in judged])
+    lengths = [thought_tokens(samples.completion(row)) for row in range(len(group))]
+    shape = (prompts, config.group)
+    return Rollout(
+        samples,
+        rewards.view(shape),
+        right.view(shape),
+        float(sum(lengths)),
+        float(sum(n > 0 for n in lengths)),
+    )
+
+
+def to_batch(samples: Samples, advantage_B: Tensor, device: torch.device) -> RlBatch:
+    """Shift samples into inputs and targets; position t predicts token t + 1."""
+    tokens = torch.from_numpy(samples.tokens)
+    at = torch.arange(1, tokens.shape[1])
+    start = torch.from_numpy(samples.prompt_lengths)[:, None]
+    end = torch.from_numpy(samples.lengths)[:, None]
+    # Padding was never fed: any experts do, it is neither attended to nor counted.
+    replay = torch.from_numpy(samples.experts[:, :-1].astype(np.int64)).clamp(min=0)
+    return RlBatch(
+        tokens.to(device),
+        ((at >= start) & (at < end)).to(device),
+        torch.from_numpy(samples.log_probs[:, 1:]).to(device),
+        replay.to(device),
+        advantage_B.to(device),
+    )
+
+
+def policy_log_probs(model: LanguageModel, batch: RlBatch) -> tuple[Tensor, Routing]:
+    """The trainer's log-probabilities [B, T - 1] of the sampled tokens under the sampler's experts."""
+    routing = Routing(replay=batch.replay)
+    hidden = model(batch.tokens[:, :-1], routing=routing)
+    return token_log_probs(model, hidden, batch.tokens[:, 1:]), routing
+
+
+def _part(
+    model: LanguageModel, batch: RlBatch, tokens: float, config: ReasonConfig
+) -> tuple[Part, float]:
+    new, routing = policy_log_probs(model, batch)
+    ratio = (new - batch.old).exp()
+    counted = batch.answered & (batch.advantage != 0)[:, None]
+    objective = clipped_objective(ratio, batch.advantage, config.clip_low, config.clip_high)
+    loss = -(objective * counted).sum() / tokens
+    outside = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
+    load = expert_load([i[batch.answered] for i in routing.ids], model.config.n_routed_experts)
+    sums = torch.stack([(outside & counted).sum()]).double()
+    highest = torch.where(counted, ratio.detach(), 0).max().item()
+    return Part(loss, load, sums), highest

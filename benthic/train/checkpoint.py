@@ -1,0 +1,114 @@
+"""Exact, atomic, resumable state: a flat set of tensors (safetensors) and a JSON beside it.
+
+A checkpoint is a folder `<stage>-<step>`; it is written under another name, flushed to disk and renamed,
+so a folder with the right name is whole. The JSON keeps the hash of the tensors' file: a
+checkpoint that was cut short later is noticed. Nothing here depends on the number of ranks.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+TENSORS, FACTS = "state.safetensors", "state.json"
+
+
+class CheckpointError(RuntimeError):
+    """One sentence naming the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a stage needs to continue exactly; `facts` holds numbers and strings only."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def path_of(folder: Path, stage: str, step: int) -> Path:
+    return folder / f"{stage}-{step:07d}"
+
+
+def save(folder: Path, stage: str, step: int, state: State, *, keep: int = 2) -> Path:
+    """Write a checkpoint, then delete the stage's oldest beyond `keep`.
+
+    Raises CheckpointError if the disk is full or not writable; what stood before is untouched.
+    """
+    target = path_of(folder, stage, step)
+    partial = folder / f".partial-{target.name}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        blob = dump_tensors({k: v.contiguous() for k, v in sorted(state.tensors.items())})
+        facts = {**state.facts, "step": step, "sha256": hashlib.sha256(blob).hexdigest()}
+        write_durably(partial / TENSORS, blob)
+        write_durably(partial / FACTS, json.dumps(facts, indent=1).encode())
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        _flush_folder(folder)
+        for old in steps_of(folder, stage)[:-keep]:
+            shutil.rmtree(path_of(folder, stage, old))
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {target} cannot be written ({error.strerror}): make room or give "
+            "another --out, then give the same command again; earlier checkpoints are intact"
+        ) from error
+    return target
+
+
+def load(path: Path) -> State:
+    """Read and verify a checkpoint. Raises CheckpointError if it is missing, cut short or altered."""
+    remedy = "delete that folder to go on from the checkpoint before it, or start with --fresh"
+    try:
+        facts = json.loads((path / FACTS).read_bytes())
+        blob = (path / TENSORS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read ({error}): {remedy}") from error
+    if not isinstance(facts, dict) or hashlib.sha256(blob).hexdigest() != facts.get("sha256"):
+        raise CheckpointError(
+            f"the checkpoint {path} is cut short or altered ({len(blob)} bytes do not match its "
+            f"hash): {remedy}"
+        )
+    return State(load_tensors(blob), facts)
+
+
+def steps_of(folder: Path, stage: str) -> list[int]:
+    """Steps at which the stage has a whole checkpoint, ascending."""
+    found = []
+    for path in folder.glob(f"{stage}-*"):
+        number = path.name.removeprefix(f"{stage}-")
+        if path.is_dir() and number.isdigit():
+            found.append(int(number))
+    return sorted(found)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write and flush to disk."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file in one step."""
+    partial = path.with_name(f".partial-{path.name}")
+    write_durably(partial, text.encode())
+    partial.replace(path)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
