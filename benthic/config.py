@@ -210,7 +210,9 @@ class Recipe:
 def recipes() -> list[str]:
     """Names of the recipes that ship with Benthic."""
     folder = resources.files("benthic.recipes")
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load(source: str, overrides: typing.Sequence[str] = ()) -> Recipe:
@@ -295,7 +297,8 @@ def _build(kind: type, tree: Any, at: str) -> Any:
         else:
             values[key] = _convert(value, hint_type, f"{at}{key}")
     missing = [
-        n for n, f in known.items()
+        n
+        for n, f in known.items()
         if n not in values and f.default is MISSING and f.default_factory is MISSING
     ]
     if missing:

@@ -19,8 +19,28 @@ HELD_OUT_SHARE = 0.05
 LARGEST_BYTES = 2**30  # tokens are held in memory, two bytes each
 # Parts of the standard library that are not prose or code to learn from: installed packages, tests,
 # caches, generated tables of characters.
-_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings"}
-_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".tex", ".html", ".json", ".csv", ".xml", ".org", ""}
+_SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "test",
+    "tests",
+    "idle_test",
+    "encodings",
+}
+_TEXT_SUFFIXES = {
+    ".txt",
+    ".md",
+    ".rst",
+    ".py",
+    ".tex",
+    ".html",
+    ".json",
+    ".csv",
+    ".xml",
+    ".org",
+    "",
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +124,9 @@ def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus
             continue
         if b"\0" in raw:
             if len(found) == 1:
-                raise ValueError(f"{path} is not text (it holds zero bytes): give a UTF-8 text file")
+                raise ValueError(
+                    f"{path} is not text (it holds zero bytes): give a UTF-8 text file"
+                )
             continue
         if by_file:
             key = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=4).digest()

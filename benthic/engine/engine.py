@@ -71,7 +71,9 @@ class Engine:
             (B, S, config.num_moe_layers, config.num_experts_per_tok), -1, dtype=np.int16
         )
         draws = torch.from_numpy(
-            uniforms(params.seed, list(keys if keys is not None else range(B)), params.max_new_tokens)
+            uniforms(
+                params.seed, list(keys if keys is not None else range(B)), params.max_new_tokens
+            )
         ).to(self.model.cos.device)
         lengths = start.copy()
         rows, at = np.arange(B), start.copy()
@@ -102,9 +104,7 @@ class Engine:
                 experts[rows, at] = routing.chosen().cpu().numpy()
             at = at + 1
         end = int(lengths.max())
-        return Samples(
-            tokens[:, :end], start, lengths, log_probs[:, :end], experts[:, :end]
-        )
+        return Samples(tokens[:, :end], start, lengths, log_probs[:, :end], experts[:, :end])
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:

@@ -39,7 +39,9 @@ class Order2Model:
         total, kinds = counts.sum(1)[inverse], (counts > 0).sum(1)[inverse]
         shorter = self.given_one[text[1:-1], last]
         followed = table[context, last]
-        p = np.where(total > 0, (followed + kinds * shorter) / np.maximum(total + kinds, 1), shorter)
+        p = np.where(
+            total > 0, (followed + kinds * shorter) / np.maximum(total + kinds, 1), shorter
+        )
         return float(-np.log2(p).mean())
 
 
@@ -67,7 +69,9 @@ def _bytes_only(tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
     return tokens[tokens < _BYTES].astype(np.int64)
 
 
-def _interpolate(counts_CV: NDArray[np.int64], shorter_V: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(
+    counts_CV: NDArray[np.int64], shorter_V: NDArray[np.float64]
+) -> NDArray[np.float64]:
     total = counts_CV.sum(1, keepdims=True)
     kinds = (counts_CV > 0).sum(1, keepdims=True)
     mixed = (counts_CV + kinds * shorter_V) / np.maximum(total + kinds, 1)

@@ -25,13 +25,17 @@ def evaluate_problems(
 
     Accuracies are shares of answers that are right in the right form; `greedy_interval` is Wilson's at 95 %.
     """
-    greedy = answers(sampler, problems, SamplingParams(temperature=0, max_new_tokens=max_new_tokens))
+    greedy = answers(
+        sampler, problems, SamplingParams(temperature=0, max_new_tokens=max_new_tokens)
+    )
     drawn = answers(
         sampler, problems, SamplingParams(max_new_tokens=max_new_tokens, seed=seed + EVALUATION)
     )
     right = [reward(p, a)[0] for p, a in zip(problems, greedy, strict=True)]
     worked = [reward(p, a)[0] for p, a in zip(problems, drawn, strict=True) if thought_tokens(a)]
-    direct = [reward(p, a)[0] for p, a in zip(problems, drawn, strict=True) if not thought_tokens(a)]
+    direct = [
+        reward(p, a)[0] for p, a in zip(problems, drawn, strict=True) if not thought_tokens(a)
+    ]
     return {
         "problems": len(problems),
         "greedy_accuracy": _mean(right),
@@ -54,7 +58,9 @@ def greedy_accuracy(
     sampler: Sampler, problems: Sequence[Problem], *, max_new_tokens: int
 ) -> dict[str, float]:
     """Share of problems answered right, and how many they were."""
-    greedy = answers(sampler, problems, SamplingParams(temperature=0, max_new_tokens=max_new_tokens))
+    greedy = answers(
+        sampler, problems, SamplingParams(temperature=0, max_new_tokens=max_new_tokens)
+    )
     right = [reward(p, a)[0] for p, a in zip(problems, greedy, strict=True)]
     return {"accuracy": sum(right) / len(right), "count": len(right)}
 

@@ -181,7 +181,9 @@ class SparseMLP(nn.Module):
         if routing is not None:
             routing.ids.append(ids.view(*x.shape[:-1], -1))
             if routing.balance_loss:
-                routing.balance.append(sequence_balance(scores.view(*x.shape[:-1], -1), ids.shape[1]))
+                routing.balance.append(
+                    sequence_balance(scores.view(*x.shape[:-1], -1), ids.shape[1])
+                )
         weight = self.gate.weigh(scores, ids).to(x.dtype)
         return self.shared_experts(x) + self.experts(x_ND, ids, weight).view_as(x)
 

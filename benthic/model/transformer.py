@@ -53,7 +53,8 @@ class LanguageModel(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """The main model's blocks."""
-        return list(self.model.layers)[: self.config.num_hidden_layers]  # type: ignore[arg-type]
+        layers = [layer for layer in self.model.layers if isinstance(layer, Block)]
+        return layers[: self.config.num_hidden_layers]
 
     @property
     def routers(self) -> list[Router]:
@@ -143,4 +144,6 @@ def document_mask(document_BT: Tensor) -> Tensor:
 def token_log_probs(model: LanguageModel, hidden_BTD: Tensor, next_BT: Tensor) -> Tensor:
     """Log-probability [B, T] of each next token, fp32, at temperature 1."""
     logits = model.lm_head(hidden_BTD).float()
-    return -F.cross_entropy(logits.flatten(0, 1), next_BT.flatten(), reduction="none").view_as(next_BT)
+    return -F.cross_entropy(logits.flatten(0, 1), next_BT.flatten(), reduction="none").view_as(
+        next_BT
+    )

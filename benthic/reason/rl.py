@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from benthic.config import ReasonConfig
+from benthic.cost.flops import causal_pairs, decode_flops, forward_flops, training_flops
 from benthic.data.tasks.problem import Problem, Task, reward
 from benthic.data.tokenizer import thought_tokens
 from benthic.engine.engine import Samples
 from benthic.engine.sampler import SamplingParams, uniforms
+from benthic.model.config import ModelConfig
 from benthic.model.moe import Routing
 from benthic.model.transformer import LanguageModel, token_log_probs
 from benthic.reason.loss import advantages, clipped_objective
@@ -41,6 +43,14 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Tokens sampled, prompts included, and FLOPs of sampling and update, over all ranks."""
+
+    tokens: int
+    flops: int
+
+
+@dataclass(frozen=True)
 class RlBatch:
     """Tensors of one part: tokens [B, T]; answered bool, log_probs fp32 [B, T - 1]; replay [B, T - 1, M, K]."""
 
@@ -60,29 +70,29 @@ def rl_step(
     step: int,
     seed: int,
     ranks: Ranks,
-) -> tuple[StepResult | None, dict[str, float], int]:
+) -> tuple[StepResult | None, dict[str, float], Work]:
     """One batch of groups and one update from it; none where no group has spread.
 
-    Returns the step's result, its figures (means over the batch's answers), and the tokens sampled
-    on this rank, prompts included.
+    Returns the step's result, its figures (means over the batch's answers), and the work done.
     """
     batches: dict[int, RlBatch] = {}
     device = model.cos.device
-    # answers, reward, right, tokens thought, answers that think, groups kept, their tokens
-    count = torch.zeros(7, dtype=torch.float64)
-    sampled = 0
+    # answers, reward, right, tokens thought, answers that think, groups kept, their tokens; work
+    count = torch.zeros(9, dtype=torch.float64)
     for number in ranks.deal(config.micro_batches):
         rollout = roll_out(sampler, task, config, step, number, seed)
         advantage, kept = advantages(rollout.rewards)
         batches[number] = to_batch(rollout.samples, advantage.flatten(), device)
         answered = batches[number].answered & (advantage.flatten() != 0).to(device)[:, None]
-        figures = [rollout.rewards.numel(), rollout.rewards.sum(), rollout.right.sum()]
-        figures += [rollout.thought, rollout.thinks, kept.sum(), answered.sum()]
-        count += torch.tensor([float(f) for f in figures], dtype=torch.float64)
-        sampled += int(rollout.samples.lengths.sum())
+        rewards, right = rollout.rewards.sum().item(), rollout.right.sum().item()
+        figures = [rollout.rewards.numel(), rewards, right, rollout.thought, rollout.thinks]
+        figures += [kept.sum().item(), answered.sum().item(), rollout.samples.lengths.sum()]
+        figures += [_flops(model.config, rollout.samples, config.group)]
+        count += torch.tensor(figures, dtype=torch.float64)
     count = count.to(device)
     ranks.sum([count])
-    answers, paid, right, thought, thinks, kept_groups, tokens = count.tolist()
+    answers, paid, right, thought, thinks, kept_groups, tokens, fed, flops = count.tolist()
+    work = Work(int(fed), int(flops))
     shown = {
         "reward": paid / answers,
         "accuracy": right / answers,
@@ -91,7 +101,7 @@ def rl_step(
         "groups_kept": kept_groups / config.prompts,
     }
     if not tokens:
-        return None, shown, sampled
+        return None, shown, work
     ratio_max = [0.0]
 
     def part(number: int) -> Part:
@@ -111,7 +121,7 @@ def rl_step(
     )
     shown["clip_share"] = result.sums[0] / tokens
     shown["ratio_max"] = ratio_max[0]
-    return result, shown, sampled
+    return result, shown, work
 
 
 def roll_out(
@@ -164,6 +174,23 @@ def policy_log_probs(model: LanguageModel, batch: RlBatch) -> tuple[Tensor, Rout
     routing = Routing(replay=batch.replay)
     hidden = model(batch.tokens[:, :-1], routing=routing)
     return token_log_probs(model, hidden, batch.tokens[:, 1:]), routing
+
+
+def _flops(config: ModelConfig, samples: Samples, group: int) -> int:
+    """Prefill of each distinct prompt, decoding of each answer, and the update on all of it."""
+    prompt = samples.prompt_lengths[::group]
+    work = forward_flops(
+        config, tokens=int(prompt.sum()), pairs=sum(causal_pairs(int(p)) for p in prompt)
+    )
+    fed = samples.lengths - 1
+    new = int((fed - samples.prompt_lengths).sum())
+    pairs = sum(
+        causal_pairs(int(n - p), cached=int(p))
+        for n, p in zip(fed, samples.prompt_lengths, strict=True)
+    )
+    work += decode_flops(config, tokens=new, pairs=pairs)
+    whole = sum(causal_pairs(int(n)) for n in fed)
+    return work + training_flops(config, tokens=int(fed.sum()), pairs=whole)
 
 
 def _part(

@@ -72,7 +72,9 @@ def load(path: Path) -> State:
         facts = json.loads((path / FACTS).read_bytes())
         blob = (path / TENSORS).read_bytes()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be read ({error}): {remedy}") from error
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read ({error}): {remedy}"
+        ) from error
     if not isinstance(facts, dict) or hashlib.sha256(blob).hexdigest() != facts.get("sha256"):
         raise CheckpointError(
             f"the checkpoint {path} is cut short or altered ({len(blob)} bytes do not match its "

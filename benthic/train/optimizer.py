@@ -74,8 +74,8 @@ class Optimizer:
             p.mul_(1 - lr * self.weight_decay).add_(update.view_as(p), alpha=-lr)
 
     def _adamw(self, lr: float) -> None:
-        params = [self.parameters[n] for n in self._plain]
-        grads = [_gradient(p) for p in params]
+        params: list[Tensor] = [self.parameters[n] for n in self._plain]
+        grads = [_gradient(self.parameters[n]) for n in self._plain]
         means = [self.state[f"{n}.mean"] for n in self._plain]
         squares = [self.state[f"{n}.square"] for n in self._plain]
         torch._foreach_lerp_(means, grads, 1 - _BETA1)

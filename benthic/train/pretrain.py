@@ -48,8 +48,11 @@ def pretrain_step(
     config: PretrainConfig,
     step: int,
     ranks: Ranks,
-) -> tuple[StepResult, dict[str, float]]:
-    """Step number `step` on rows step * rows .. (step + 1) * rows - 1; figures are means over the batch."""
+) -> tuple[StepResult, dict[str, float], int]:
+    """Step number `step` on rows step * rows .. (step + 1) * rows - 1.
+
+    Returns the step's result, figures (means over the batch, nats), and the query-key pairs attended to.
+    """
     size = config.rows // config.micro_batches
     device = model.cos.device
     batches: dict[int, Batch] = {}
@@ -75,7 +78,7 @@ def pretrain_step(
         bias_rate=schedule.bias_rate(step, config),
         ranks=ranks,
     )
-    main, ahead, text, text_count = result.sums
+    main, ahead, text, text_count, pairs = result.sums
     problem_count = counts[0].item() - text_count
     figures = {"loss": main / max(counts[0].item(), 1)}
     if model.config.num_nextn_predict_layers:
@@ -84,7 +87,7 @@ def pretrain_step(
         figures["loss_text"] = text / text_count
     if problem_count:
         figures["loss_problems"] = (main - text) / problem_count
-    return result, figures
+    return result, figures, int(pairs)
 
 
 def _part(
@@ -108,6 +111,6 @@ def _part(
         loss = loss + config.balance_alpha * torch.stack(routing.balance).sum() / share
     load = expert_load(routing.ids, model.config.n_routed_experts)
     text = nll[batch.is_text].sum()
-    sums = torch.stack([nll.sum(), further, text, batch.targets[batch.is_text].sum()])
+    text_targets, pairs = batch.targets[batch.is_text].sum(), (mask == 0).sum()
+    sums = torch.stack([nll.sum(), further, text, text_targets, pairs])
     return Part(loss, load, sums.detach().double())
-

@@ -19,7 +19,8 @@ class FileTask:
         self.sides: dict[Split, list[Problem]] = {"train": [], "held_out": []}
         for problem in _read(path, longest):
             self.sides[split_of(problem.question)].append(problem)
-        for side, least in (("train", 100), ("held_out", 10)):
+        least_of: dict[Split, int] = {"train": 100, "held_out": 10}
+        for side, least in least_of.items():
             if len(self.sides[side]) < least:
                 raise ValueError(
                     f"{path} has {len(self.sides[side])} problems on the {side} side after the split by "

@@ -1,0 +1,144 @@
+"""The command: one thin function a verb, imports done inside, so `benthic --help` answers at once."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+OVERRIDES = Annotated[
+    UseAppendAction[tuple[str, ...]], arg(name="set", metavar="SECTION.KEY=VALUE")
+]
+
+MAYBE_PATH = Annotated[Path | None, arg(metavar="PATH")]
+
+
+def run(
+    recipe: Positional[str] = "laptop",
+    /,
+    name: str = "",
+    out: Path = Path("runs"),
+    data: tuple[Path, ...] = (),
+    tasks: MAYBE_PATH = None,
+    set_: OVERRIDES = (),
+    base: MAYBE_PATH = None,
+    fresh: bool = False,
+    force_rl: bool = False,
+) -> int:
+    """Train, teach, evaluate and bill, start to end; the same command continues a stopped run.
+
+    Args:
+        recipe: a shipped recipe's name, or a TOML file
+        name: the run's folder under --out; the recipe's name if not given
+        out: where runs lie
+        data: your own text files or folders, instead of Python's standard library
+        tasks: your own problems, JSONL with question, working, answer
+        set_: override a key of the recipe, e.g. --set pretrain.steps=200
+        base: a run whose finished pretraining this one takes over
+        fresh: discard what the folder holds and start anew; what it cost stays in the bill
+        force_rl: reinforce even if the gate says no
+    """
+    from benthic.config import load
+    from benthic.folder import RunFolder
+
+    overrides = list(set_)
+    if data:
+        overrides.append(f"data.paths={[str(p.absolute()) for p in data]!r}")
+    if tasks:
+        overrides.append(f"data.tasks={str(tasks.absolute())!r}")
+    resolved = load(recipe, overrides)
+    folder = RunFolder((out / (name or Path(recipe).stem)).absolute())
+
+    from benthic.console import Console
+    from benthic.run import run as run_recipe
+    from benthic.train.parallel import connect, disconnect
+
+    ranks = connect(resolved.device)
+    try:
+        run_recipe(
+            resolved,
+            folder,
+            ranks,
+            Console(quiet=not ranks.first),
+            fresh=fresh,
+            force_rl=force_rl,
+            base=RunFolder(base.absolute()) if base else None,
+        )
+    finally:
+        disconnect()
+    return 0
+
+
+def chat(
+    folder: Positional[Path] = Path("runs/laptop"),
+    /,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> int:
+    """Talk to a trained model in the terminal.
+
+    Args:
+        folder: the run's folder
+        temperature: 0 answers with the likeliest tokens, 1 samples
+        seed: of the samples
+    """
+    from benthic.chat import chat as talk
+
+    return talk(folder.absolute(), temperature=temperature, seed=seed)
+
+
+def doctor() -> int:
+    """Say what this machine can do, and what is missing."""
+    from benthic.doctor import examine
+
+    return examine()
+
+
+VERBS: dict[str, Callable[..., int]] = {"run": run, "chat": chat, "doctor": doctor}
+
+
+def main() -> None:
+    """Dispatch; an error of the user's ends in one sentence and exit code 1, a stop in 130."""
+    import tyro
+
+    app = tyro.extras.SubcommandApp()
+    for verb, function in VERBS.items():
+        app.command(function, name=verb)
+    try:
+        code = app.cli(
+            prog="benthic",
+            description="Benthic: a laboratory with an honest bill.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except KeyboardInterrupt:
+        _say("stopped; give the same command again to go on from the last checkpoint")
+        code = 130
+    except Exception as error:
+        code = _explain(error)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> int:
+    """One sentence for an error that the user can act on; anything else is a defect and is raised."""
+    if getattr(error, "interrupted", False):
+        _say(str(error))
+        return 130
+    if getattr(error, "no_go", False):
+        _say(str(error))
+        return 3
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" at {error.filename}" if error.filename else ""
+        _say(f"{os.strerror(error.errno)}{where}: free space or choose another place; "
+             "what was finished is kept, give the same command again")
+        return 1
+    if type(error).__module__.startswith("benthic.") or isinstance(error, ValueError):
+        _say(str(error))
+        return 1
+    raise error
+
+
+def _say(sentence: str) -> None:
+    print(f"benthic: {' '.join(sentence.split())}", file=sys.stderr)

@@ -1,0 +1,392 @@
+"""A recipe's stages in order: data, pretraining, evaluation, gate, reinforcement, evaluation, receipt.
+
+What is finished is skipped, so the same command continues a run that was stopped at any moment. Every
+second is a row in the ledger. Under torchrun all ranks train; the first one evaluates, writes and bills.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benthic import report
+from benthic.config import Recipe, to_tree
+from benthic.console import Console
+from benthic.cost import flops
+from benthic.cost.ledger import Ledger, Purpose, Span, ledger_path
+from benthic.cost.meter import POWERCAP, Meter
+from benthic.cost.receipt import Receipt, build_receipt
+from benthic.data.loader import Mixture
+from benthic.data.tasks.problem import Task
+from benthic.data.tasks.running_total import UNSEEN_LENGTHS, RunningTotals
+from benthic.data.text import Corpus, load_corpus
+from benthic.engine.engine import Engine
+from benthic.evaluate.order2 import Order2Model
+from benthic.evaluate.problems import evaluate_problems, greedy_accuracy
+from benthic.evaluate.text import bits_per_byte
+from benthic.folder import FolderError, RunFolder, machine, versions
+from benthic.model.transformer import LanguageModel, initialise
+from benthic.reason import gate
+from benthic.reason.rl import rl_step
+from benthic.train import checkpoint, loop, metrics
+from benthic.train.optimizer import Optimizer
+from benthic.train.parallel import Ranks
+from benthic.train.pretrain import pretrain_step
+
+HELD_OUT = 3001  # offset on the seed of the held-out problems
+
+
+class NoGo(Exception):
+    """The gate before reinforcement failed; the message says by how much and what can be done."""
+
+    no_go = True
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's part in one run."""
+
+    recipe: Recipe
+    folder: RunFolder
+    ranks: Ranks
+    console: Console
+    attempt: str
+
+    @contextmanager
+    def billed(self, stage: str, purpose: Purpose) -> Iterator["Meter | Unbilled"]:
+        """Meter a stage; ranks after the first are counted by the first."""
+        if not self.ranks.first:
+            yield Unbilled()
+            return
+        bill, gpu = self.recipe.bill, self.recipe.device == "cuda"
+        span = Span(
+            run=str(self.folder.path),
+            attempt=self.attempt,
+            stage=stage,
+            purpose=purpose,
+            device=torch.cuda.get_device_name() if gpu else machine()["cpu"],
+            count=self.ranks.size if gpu else self.ranks.machines,
+            price_per_hour=bill.price_per_hour,
+            price_source=bill.price_source,
+        )
+        with Meter(
+            span,
+            ledger_path(),
+            watts=bill.watts,
+            watts_source=bill.watts_source,
+            powercap=None if gpu else POWERCAP,
+        ) as meter:
+            yield meter
+
+
+class Unbilled:
+    """Stands in for the meter on ranks that the first one counts."""
+
+    def add(self, *, tokens: int = 0, flops: int = 0) -> None: ...
+
+    def productive(self) -> None: ...
+
+
+def run(
+    recipe: Recipe,
+    folder: RunFolder,
+    ranks: Ranks,
+    console: Console,
+    *,
+    fresh: bool = False,
+    force_rl: bool = False,
+    base: RunFolder | None = None,
+) -> None:
+    """Bring the run in `folder` to its end and show its panel.
+
+    Raises ValueError, FolderError, CheckpointError, LedgerError, TrainingError, Interrupted or NoGo, each
+    with one sentence for the user.
+    """
+    if not ranks.first:
+        _stages(recipe, folder, ranks, console, force_rl, base)
+        return
+    with folder.locked():
+        with Ledger(ledger_path()) as ledger:
+            ledger.close_orphans(folder.path)
+        if fresh:
+            folder.clear()
+        _stages(recipe, folder, ranks, console, force_rl, base)
+
+
+def _stages(
+    recipe: Recipe,
+    folder: RunFolder,
+    ranks: Ranks,
+    console: Console,
+    force_rl: bool,
+    base: RunFolder | None,
+) -> None:
+    known = ranks.agree(_standing(recipe, folder) if ranks.first else None)
+    assert isinstance(known, dict)
+    session = Session(recipe, folder, ranks, console, known["attempt"])
+    if known["finished"]:
+        console.say(f"{folder.path} is finished; nothing is run again (--fresh starts anew).")
+        _show(session)
+        return
+    console.plan(recipe, folder.path, resumed=known["begun"])
+    with session.billed("data", "data") as meter:
+        corpus = load_corpus([Path(p) for p in recipe.data.paths])
+        task = _task(recipe)
+        baseline = _baseline(session, corpus)
+        _lay_out(session, corpus, base, begun=known["begun"], baseline=baseline)
+        meter.productive()
+    model = LanguageModel(recipe.model)
+    initialise(model, torch.Generator().manual_seed(recipe.seed))
+    model.to(recipe.device)
+    _pretrain(session, model, corpus, task)
+    _evaluate(session, model, corpus, task, "before")
+    stop = ranks.agree(_gate(session, force_rl) if ranks.first else None)
+    if stop:
+        _show(session)
+        raise NoGo(str(stop))
+    if recipe.reason.steps:
+        _reason(session, model, task)
+        _evaluate(session, model, corpus, task, "after")
+    _show(session)
+
+
+def _standing(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Whether the run was begun and whether it is finished; refuses another recipe's folder."""
+    if not folder.exists():
+        return {"attempt": uuid.uuid4().hex, "begun": False, "finished": False}
+    folder.check_recipe(recipe)
+    last = "after" if recipe.reason.steps else "before"
+    manifest = folder.manifest()
+    done = last in folder.results()
+    return {"attempt": manifest["attempt"], "begun": True, "finished": done}
+
+
+def _task(recipe: Recipe) -> Task:
+    if not recipe.data.tasks:
+        return RunningTotals()
+    from benthic.data.tasks.file import FileTask
+
+    return FileTask(Path(recipe.data.tasks), recipe.data.sequence_length)
+
+
+def _baseline(session: Session, corpus: Corpus) -> float | None:
+    """Bits per byte of the order-2 model, on the same held-out bytes as the network's."""
+    if not session.ranks.first or "baseline" in session.folder.results():
+        return None
+    fitted = Order2Model(corpus.train)
+    return fitted.bits_per_byte(corpus.held_out[: session.recipe.evaluate.text_bytes])
+
+
+def _lay_out(
+    session: Session,
+    corpus: Corpus,
+    base: RunFolder | None,
+    *,
+    begun: bool,
+    baseline: float | None,
+) -> None:
+    if not session.ranks.first:
+        return
+    folder, recipe = session.folder, session.recipe
+    if begun:
+        folder.check_corpus(corpus.describe())
+    else:
+        counts = flops.parameters(recipe.model)
+        facts = {
+            "attempt": session.attempt,
+            **versions(),
+            "machine": machine(),
+            "seed": recipe.seed,
+            "corpus": corpus.describe(),
+            "parameters": {"total": counts["total_with_mtp"], "active": counts["active"]},
+            "base": str(base.path) if base else None,
+        }
+        if base:
+            _fork(base, folder, recipe, corpus)
+        folder.begin(recipe, facts)
+    if baseline is not None:
+        folder.keep("results", {"baseline": {"order2_bits_per_byte": baseline}})
+
+
+def _fork(base: RunFolder, folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
+    """Take over another run's finished pretraining; its recipe must agree up to there."""
+    other = base.recipe()
+    for part in ("seed", "model", "data", "pretrain"):
+        if getattr(other, part) != getattr(recipe, part):
+            raise FolderError(
+                f"--base {base.path} was pretrained with another '{part}': fork only what agrees "
+                "up to the reinforcement"
+            )
+    base.check_corpus(corpus.describe())
+    if not loop.finished(base.path, "pretrain", recipe.pretrain.steps):
+        raise FolderError(f"--base {base.path} has not finished its pretraining: run it first")
+    step = recipe.pretrain.steps
+    state = checkpoint.load(checkpoint.path_of(base.checkpoints, "pretrain", step))
+    checkpoint.save(folder.checkpoints, "pretrain", step, state)
+
+
+def _pretrain(session: Session, model: LanguageModel, corpus: Corpus, task: Task) -> None:
+    recipe, config = session.recipe, session.recipe.pretrain
+    if loop.finished(session.folder.path, "pretrain", config.steps):
+        loop.restore(session.folder.checkpoints, "pretrain", model)
+        return
+    if not config.steps:
+        return
+    optimizer = Optimizer(model, weight_decay=config.weight_decay)
+    mixture = Mixture(
+        corpus=corpus,
+        task=task,
+        length=recipe.data.sequence_length,
+        text_share=recipe.data.text_share,
+        worked_share=recipe.data.worked_share,
+        seed=recipe.seed,
+    )
+    with session.billed("pretrain", "pretrain") as meter:
+
+        def step(number: int) -> dict[str, Any]:
+            result, figures, pairs = pretrain_step(
+                model, optimizer, mixture, config, number, session.ranks
+            )
+            tokens = config.rows * mixture.length
+            work = flops.training_flops(recipe.model, tokens=tokens, pairs=pairs, mtp=True)
+            meter.add(tokens=tokens, flops=work)
+            return {
+                "tokens": (number + 1) * tokens,
+                **figures,
+                "grad_norm": result.grad_norm,
+                "load": _shares(result.load),
+            }
+
+        _train(session, "pretrain", config, step, model, optimizer, meter)
+
+
+def _reason(session: Session, model: LanguageModel, task: Task) -> None:
+    recipe, config = session.recipe, session.recipe.reason
+    if loop.finished(session.folder.path, "rl", config.steps):
+        loop.restore(session.folder.checkpoints, "rl", model)
+        return
+    optimizer = Optimizer(model, weight_decay=config.weight_decay)
+    engine = Engine(model)
+    with session.billed("rl", "rl") as meter:
+
+        def step(number: int) -> dict[str, Any]:
+            result, figures, work = rl_step(
+                model, optimizer, engine, task, config, number, recipe.seed, session.ranks
+            )
+            meter.add(tokens=work.tokens, flops=work.flops)
+            row: dict[str, Any] = dict(figures)
+            if result is not None:
+                row |= {"loss": result.loss, "grad_norm": result.grad_norm}
+                row["load"] = _shares(result.load)
+            return row
+
+        _train(session, "rl", config, step, model, optimizer, meter)
+
+
+def _train(
+    session: Session,
+    name: str,
+    config: Any,
+    step: Callable[[int], dict[str, Any]],
+    model: LanguageModel,
+    optimizer: Optimizer,
+    meter: Meter | Unbilled,
+) -> None:
+    stage = loop.Stage(name, config.steps, config.checkpoint_every, step)
+    with session.console.progress(name, config.steps) as watch:
+        loop.train(
+            stage,
+            session.folder.path,
+            model,
+            optimizer,
+            session.ranks,
+            watch=watch,
+            saved=meter.productive,
+        )
+
+
+def _evaluate(
+    session: Session, model: LanguageModel, corpus: Corpus, task: Task, when: str
+) -> None:
+    """Measure on held-out problems and text, once; the first rank's work, the others wait."""
+    results = session.folder.results() if session.ranks.first else {}
+    if session.ranks.first and when not in results:
+        config, seed = session.recipe.evaluate, session.recipe.seed
+        new = session.recipe.reason.max_new_tokens
+        engine = Engine(model, record_experts=False)
+        with (
+            session.billed(f"evaluate {when}", "evaluation"),
+            session.console.working(f"evaluating {when} reinforcement"),
+        ):
+            problems = task.problems("held_out", 0, config.problems, seed + HELD_OUT)
+            found = evaluate_problems(engine, problems, max_new_tokens=new, seed=seed)
+            if isinstance(task, RunningTotals) and config.unseen:
+                found["unseen_lengths"] = {
+                    str(length): greedy_accuracy(
+                        engine,
+                        RunningTotals([length]).problems(
+                            "held_out", 0, config.unseen, seed + HELD_OUT
+                        ),
+                        max_new_tokens=new,
+                    )
+                    for length in UNSEEN_LENGTHS
+                }
+            found["text_bits_per_byte"] = bits_per_byte(
+                model, corpus.held_out[: config.text_bytes], session.recipe.data.sequence_length
+            )
+        session.folder.keep("results", {**results, when: found})
+        session.console.evaluated(when, found)
+    session.ranks.wait()
+
+
+def _gate(session: Session, force: bool) -> str:
+    """Compute and show the gate; the sentence to stop with, empty to go on."""
+    config = session.recipe.reason
+    results = session.folder.results()
+    if not config.steps:
+        return ""
+    verdict = gate.judge(results["before"]["sampled"], config, forced=force)
+    session.folder.keep("results", {**results, "gate": verdict.to_dict()})
+    session.console.gate(verdict, config)
+    if verdict.passed or force:
+        return ""
+    return (
+        f"no go: worked answers are right {verdict.worked_accuracy:.1%} of the time against "
+        f"{verdict.direct_accuracy:.1%} for direct ones, and {verdict.worked_share:.1%} of the "
+        f"answers are worked (needed: {config.gate_gap:.0%} more, {config.gate_share:.0%}); "
+        "pretrain longer or on more worked problems, or insist with --force-rl"
+    )
+
+
+def _show(session: Session) -> None:
+    """Panel, receipt and page, from what the folder and the ledger hold."""
+    if not session.ranks.first:
+        return
+    folder = session.folder
+    receipt = receipt_of(folder)
+    page = report.write_report(
+        folder.path,
+        recipe=to_tree(folder.recipe()),
+        manifest=folder.manifest(),
+        results=folder.results(),
+        metrics=metrics.read(folder.metrics),
+        receipt=receipt.to_dict() if receipt else {},
+    )
+    session.console.panel(folder.results(), receipt, page)
+
+
+def receipt_of(folder: RunFolder) -> Receipt | None:
+    """The run's receipt from the ledger; none if this ledger has no row of it."""
+    with Ledger(ledger_path()) as ledger:
+        entries = ledger.entries(folder.path)
+    return build_receipt(entries, folder.manifest()["attempt"]) if entries else None
+
+
+def _shares(load: torch.Tensor) -> list[list[float]]:
+    """Each expert's share of its router's load, rounded for the metrics."""
+    total = load.sum(dim=1, keepdim=True).clamp(min=1)
+    return [[round(x, 4) for x in row] for row in (load / total).tolist()]
