@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -96,16 +95,13 @@ def doctor() -> int:
     return examine()
 
 
-VERBS: dict[str, Callable[..., int]] = {"run": run, "chat": chat, "doctor": doctor}
-
-
 def main() -> None:
     """Dispatch; an error of the user's ends in one sentence and exit code 1, a stop in 130."""
     import tyro
 
     app = tyro.extras.SubcommandApp()
-    for verb, function in VERBS.items():
-        app.command(function, name=verb)
+    for verb in (run, chat, doctor):
+        app.command(verb)
     try:
         code = app.cli(
             prog="benthic",
@@ -131,8 +127,10 @@ def _explain(error: Exception) -> int:
         return 3
     if isinstance(error, OSError) and error.errno is not None:
         where = f" at {error.filename}" if error.filename else ""
-        _say(f"{os.strerror(error.errno)}{where}: free space or choose another place; "
-             "what was finished is kept, give the same command again")
+        _say(
+            f"{os.strerror(error.errno)}{where}: free space or choose another place; "
+            "what was finished is kept, give the same command again"
+        )
         return 1
     if type(error).__module__.startswith("benthic.") or isinstance(error, ValueError):
         _say(str(error))

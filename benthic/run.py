@@ -23,6 +23,7 @@ from benthic.cost.receipt import Receipt, build_receipt
 from benthic.data.loader import Mixture
 from benthic.data.tasks.problem import Task
 from benthic.data.tasks.running_total import UNSEEN_LENGTHS, RunningTotals
+from benthic.data.tasks.source import task_of
 from benthic.data.text import Corpus, load_corpus
 from benthic.engine.engine import Engine
 from benthic.evaluate.order2 import Order2Model
@@ -135,7 +136,7 @@ def _stages(
     console.plan(recipe, folder.path, resumed=known["begun"])
     with session.billed("data", "data") as meter:
         corpus = load_corpus([Path(p) for p in recipe.data.paths])
-        task = _task(recipe)
+        task = task_of(recipe.data)
         baseline = _baseline(session, corpus)
         _lay_out(session, corpus, base, begun=known["begun"], baseline=baseline)
         meter.productive()
@@ -163,14 +164,6 @@ def _standing(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     manifest = folder.manifest()
     done = last in folder.results()
     return {"attempt": manifest["attempt"], "begun": True, "finished": done}
-
-
-def _task(recipe: Recipe) -> Task:
-    if not recipe.data.tasks:
-        return RunningTotals()
-    from benthic.data.tasks.file import FileTask
-
-    return FileTask(Path(recipe.data.tasks), recipe.data.sequence_length)
 
 
 def _baseline(session: Session, corpus: Corpus) -> float | None:
