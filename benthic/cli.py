@@ -1,4 +1,4 @@
-"""The command: one thin function a verb, imports done inside, so `benthic --help` answers at once."""
+"""The command: one thin function a verb, imports inside, so `benthic --help` is quick."""
 
 import os
 import sys
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
-    """One sentence for an error that the user can act on; anything else is a defect and is raised."""
+    """One sentence for what the user can act on; anything else is a defect and is raised."""
     if getattr(error, "interrupted", False):
         _say(str(error))
         return 130

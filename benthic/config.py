@@ -1,6 +1,7 @@
 """Recipes: frozen dataclasses <-> TOML, overrides, and errors that name the key and the remedy.
 
-A recipe is everything a run is made of; the resolved one is kept in the run's folder. Never imports torch.
+A recipe is everything a run is made of; the resolved one is kept in the run's folder. Never imports
+torch.
 """
 
 import difflib
@@ -203,7 +204,8 @@ class Recipe:
         if self.data.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"data.sequence_length = {self.data.sequence_length} exceeds "
-                f"model.max_position_embeddings = {self.model.max_position_embeddings}: raise the latter"
+                f"model.max_position_embeddings = {self.model.max_position_embeddings}: "
+                "raise the latter"
             )
 
 
@@ -229,7 +231,8 @@ def load(source: str, overrides: typing.Sequence[str] = ()) -> Recipe:
             raise ValueError(f"the recipe {source} cannot be read: {error}") from error
     else:
         raise ValueError(
-            f"there is no recipe '{source}': choose from {', '.join(recipes())}, or give a TOML file"
+            f"there is no recipe '{source}': choose from {', '.join(recipes())}, "
+            "or give a TOML file"
         )
     try:
         tree = tomllib.loads(text)

@@ -1,4 +1,4 @@
-"""What a run says in the terminal: its plan, progress with rate and time left, figures, the final panel."""
+"""What a run says in the terminal: plan, progress with rate and time left, figures, panel."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +37,8 @@ class Console:
         source = ", ".join(recipe.data.paths) or "this machine's Python standard library"
         self.say(f"{verb} {folder}. {recipe.about}")
         self.say(
-            f"Pretrain on {tokens / 1e6:.1f}M tokens ({recipe.data.text_share:.0%} real text: {source}), "
+            f"Pretrain on {tokens / 1e6:.1f}M tokens ({recipe.data.text_share:.0%} real text: "
+            f"{source}), "
             f"then reinforce on {answers:,} answers; evaluate before and after. "
             "Ctrl-C is safe: the same command goes on."
         )
@@ -94,7 +95,8 @@ class Console:
         verdict = "go" if gate.passed else "no go, forced" if gate.forced else "no go"
         self.say(
             f"gate: {verdict}. Of {gate.samples} answers at temperature 1, "
-            f"{gate.worked_share:.1%} are worked (needed {config.gate_share:.0%}); worked ones are right "
+            f"{gate.worked_share:.1%} are worked (needed {config.gate_share:.0%}); worked "
+            f"ones are right "
             f"{gate.worked_accuracy:.1%}, direct ones {gate.direct_accuracy:.1%} of the time "
             f"(needed {config.gate_gap:.0%} more)"
         )

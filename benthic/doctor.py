@@ -1,4 +1,4 @@
-"""`benthic doctor`: what this machine can do, measured where a second suffices, and what is missing."""
+"""`benthic doctor`: what this machine can do, measured where it is quick, and what is missing."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, its manifest, its results, and the lock that keeps others out."""
+"""A run's folder: what lies where, manifest, results, and the lock that keeps others out."""
 
 import json
 import os
@@ -60,7 +60,7 @@ class RunFolder:
         return (self.path / "manifest.json").exists()
 
     def begin(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Lay out a new run: recipe first, manifest last, so that a manifest means a whole layout."""
+        """Lay out a new run: manifest last, so that a manifest means a whole layout."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         (self.path / "recipe.toml").write_text(tomli_w.dumps(to_tree(recipe)))
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -93,7 +93,8 @@ class RunFolder:
         foreign = [p for p in self.path.iterdir() if not _ours(p.name)]
         if foreign and not (self.path / "recipe.toml").exists():
             raise FolderError(
-                f"{self.path} is not a run's folder (it holds {foreign[0].name}): choose another --name"
+                f"{self.path} is not a run's folder (it holds {foreign[0].name}): "
+                "choose another --name"
             )
         for child in self.path.iterdir():
             if child.name == "lock" or not _ours(child.name):

@@ -1,7 +1,8 @@
-"""A recipe's stages in order: data, pretraining, evaluation, gate, reinforcement, evaluation, receipt.
+"""A recipe's stages in order: data, pretraining, evaluation, gate, RL, evaluation, receipt.
 
-What is finished is skipped, so the same command continues a run that was stopped at any moment. Every
-second is a row in the ledger. Under torchrun all ranks train; the first one evaluates, writes and bills.
+What is finished is skipped, so the same command continues a run that was stopped at any moment.
+Every second is a row in the ledger. Under torchrun all ranks train; the first one evaluates, writes
+and bills.
 """
 
 import uuid
@@ -104,8 +105,8 @@ def run(
 ) -> None:
     """Bring the run in `folder` to its end and show its panel.
 
-    Raises ValueError, FolderError, CheckpointError, LedgerError, TrainingError, Interrupted or NoGo, each
-    with one sentence for the user.
+    Raises ValueError, FolderError, CheckpointError, LedgerError, TrainingError, Interrupted or
+    NoGo, each with one sentence for the user.
     """
     if not ranks.first:
         _stages(recipe, folder, ranks, console, force_rl, base)

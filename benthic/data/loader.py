@@ -1,7 +1,8 @@
 """Training rows addressed by global sample index: row i is the same on any number of ranks.
 
-A row is T + 1 tokens: either a window of the training text or problems laid end to end, cut at the row's
-end. `documents` numbers the documents in a row, so that attention and targets stay inside one.
+A row is T + 1 tokens: either a window of the training text or problems laid end to end, cut at the
+row's end. `documents` numbers the documents in a row, so that attention and targets stay inside
+one.
 """
 
 from collections.abc import Sequence

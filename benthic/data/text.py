@@ -1,7 +1,8 @@
 """Real text: the Python standard library on the user's own machine, or files that the user names.
 
-The corpus is a list of documents (files), sorted by name, each on the training or the held-out side by
-the hash of its name. `Corpus.sha256` covers names and bytes, so a resume on another corpus is noticed.
+The corpus is a list of documents (files), sorted by name, each on the training or the held-out side
+by the hash of its name. `Corpus.sha256` covers names and bytes, so a resume on another corpus is
+noticed.
 """
 
 import hashlib
@@ -88,7 +89,8 @@ def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
             inside = sorted(f for f in path.rglob("*") if _is_text(f))
             if not inside:
                 raise ValueError(
-                    f"--data {path} holds no text files ({', '.join(sorted(_TEXT_SUFFIXES - {''}))}): "
+                    f"--data {path} holds no text files "
+                    f"({', '.join(sorted(_TEXT_SUFFIXES - {''}))}): "
                     "name the files themselves"
                 )
             found += [(f"{path.name}/{f.relative_to(path).as_posix()}", f) for f in inside]
@@ -108,7 +110,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus:
-    """Split by file where there are many; else the last HELD_OUT_SHARE of every file is held out."""
+    """Split by file where there are many; else hold out the last part of every file."""
     digest, total = hashlib.sha256(), 0
     sides: dict[bool, list[NDArray[np.uint16]]] = {True: [], False: []}
     for label, path in found:

@@ -1,8 +1,8 @@
 """Inference with a cache of latents: prompts in; tokens, log-probabilities and expert ids out.
 
-Prefill takes the expanded path, once for each distinct prompt; decoding takes the absorbed path, one
-token a row and step. Finished rows leave the batch. The modules are the trainer's own, so the two sides
-agree to rounding. Left out: paging, prefix reuse between calls, speculation.
+Prefill takes the expanded path, once for each distinct prompt; decoding takes the absorbed path,
+one token a row and step. Finished rows leave the batch. The modules are the trainer's own, so the
+two sides agree to rounding. Left out: paging, prefix reuse between calls, speculation.
 
 Shapes: B rows, S cached position, C cache entry, M sparse layers, K experts a token.
 """
@@ -55,7 +55,7 @@ class Engine:
         params: SamplingParams,
         keys: Sequence[int] | None = None,
     ) -> Samples:
-        """Complete every prompt; row b's draws depend on `params.seed` and `keys[b]` (default: b) alone.
+        """Complete every prompt; row b draws from `params.seed` and `keys[b]` (default: b) alone.
 
         ValueError if a prompt is empty or too long for the model.
         """

@@ -1,7 +1,7 @@
 """The yardstick for text: an order-2 byte model, interpolated with Witten-Bell weights.
 
-p(c | ab) = (n(abc) + t(ab) p(c | b)) / (n(ab) + t(ab)), with t the number of distinct followers, down to
-the uniform distribution (Witten and Bell 1991; Chen and Goodman 1998, section 2.4).
+p(c | ab) = (n(abc) + t(ab) p(c | b)) / (n(ab) + t(ab)), with t the number of distinct followers,
+down to the uniform distribution (Witten and Bell 1991; Chen and Goodman 1998, section 2.4).
 """
 
 import math

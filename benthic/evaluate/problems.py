@@ -23,7 +23,8 @@ def evaluate_problems(
 ) -> dict[str, Any]:
     """Greedy and sampled (temperature 1, one answer each) figures on the given problems.
 
-    Accuracies are shares of answers that are right in the right form; `greedy_interval` is Wilson's at 95 %.
+    Accuracies are shares of answers that are right in the right form; `greedy_interval` is Wilson's
+    at 95 %.
     """
     greedy = answers(
         sampler, problems, SamplingParams(temperature=0, max_new_tokens=max_new_tokens)

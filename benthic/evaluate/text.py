@@ -1,4 +1,6 @@
-"""Bits per byte of a model on held-out text, every byte scored once with at least half a window before it."""
+"""Bits per byte of a model on held-out text.
+
+Every byte is scored once, with at least half a window before it."""
 
 import math
 

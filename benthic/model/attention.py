@@ -7,7 +7,8 @@ width R that the heads share. Two paths compute the same function:
   the weighted sum, so attention runs on the cached latents themselves (V2 appendix C).
 `attention_reference` is the slow twin of both. Left out: YaRN's softmax factor, FP8 caches.
 
-Shapes: B batch, T position, S cached position, D hidden, H heads, L latent, R rope, N nope, V value.
+Shapes: B batch, T position, S cached position, D hidden, H heads, L latent, R rope, N nope, V
+value.
 """
 
 import torch
@@ -54,7 +55,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(heads * self.value, width, bias=False)
 
     def queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., D] to the unrotated [..., H, N] and rotated [..., H, R] parts; tables [..., 1, R/2]."""
+        """[..., D] to the unrotated part [..., H, N] and the rotated one [..., H, R]."""
         if self.q_lora_rank is None:
             q = self.q_proj(x)
         else:
@@ -63,7 +64,7 @@ class LatentAttention(nn.Module):
         return q[..., : self.nope], rotate(q[..., self.nope :], cos, sin)
 
     def latents(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[..., D] to what is cached, [..., L + R]: normed latent, rotated key; tables [..., R/2]."""
+        """[..., D] to what is cached, [..., L + R]: normed latent and rotated key."""
         latent, key = self.kv_a_proj_with_mqa(x).split([self.latent, self.rope], dim=-1)
         return torch.cat([self.kv_a_layernorm(latent), rotate(key, cos, sin)], dim=-1)
 
@@ -82,7 +83,7 @@ class LatentAttention(nn.Module):
         k_rope = key[:, :, None].expand(B, T, self.heads, self.rope)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([kv[..., : self.nope], k_rope], dim=-1).transpose(1, 2)
-        # Values as wide as the keys: other widths leave PyTorch's fused CPU kernel, several times slower.
+        # Values as wide as the keys: other widths leave PyTorch's fused CPU kernel, and are slower.
         spare = max(0, self.nope + self.rope - self.value)
         v = F.pad(kv[..., self.nope :], (0, spare)).transpose(1, 2)
         out = F.scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-"""One transformer block: norm, latent attention, residual; norm, dense or sparse SwiGLU, residual."""
+"""One transformer block: norm, latent attention, residual; norm, SwiGLU, residual."""
 
 from torch import Tensor, nn
 
@@ -39,7 +39,7 @@ class Block(nn.Module):
         mask_BS: Tensor,
         routing: Routing | None,
     ) -> Tensor:
-        """One token a row: writes its cache entry at position `at_B`, then attends over the cache."""
+        """One token a row: write its cache entry at `at_B`, then attend over the cache."""
         normed = self.input_layernorm(x_BD)
         entry = self.self_attn.latents(normed, cos_BR, sin_BR)
         cache_BSC.scatter_(1, at_B[:, None, None].expand(-1, 1, entry.shape[1]), entry[:, None])

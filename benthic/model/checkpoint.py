@@ -1,6 +1,7 @@
 """The Hub's layout: `config.json` and `model.safetensors` with DeepSeek's tensor names.
 
-Only the experts are stored otherwise here: stacked, gate above up. Left out so far: shards, FP8, reading.
+Only the experts are stored otherwise here: stacked, gate above up. Left out so far: shards, FP8,
+reading.
 """
 
 import json
@@ -14,7 +15,7 @@ from benthic.model.transformer import LanguageModel
 
 
 def hub_tensors(model: LanguageModel) -> dict[str, Tensor]:
-    """Every weight under its Hub name, experts one by one, the prediction block's shared tensors doubled."""
+    """Every weight under its Hub name, experts one by one, shared tensors doubled as there."""
     out: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name.endswith("experts.gate_up_proj"):
@@ -38,7 +39,7 @@ def hub_tensors(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def export_hub(model: LanguageModel, folder: Path) -> None:
-    """Write config and weights; the folder is made. Programs that know DeepSeek-V3 load it as it is."""
+    """Write config and weights; programs that know DeepSeek-V3 load the folder as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = model.config.to_hub() | {"dtype": str(model.lm_head.weight.dtype).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(keys, indent=2) + "\n")

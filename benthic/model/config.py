@@ -1,13 +1,13 @@
 """The shape of a DeepSeek-V3 network. Field names are the keys of the Hub's `config.json`.
 
-Never imports torch: `benthic.cost` counts FLOPs and parameters from this class alone.
-Left out so far: YaRN, softmax gating, dense families. A key that asks for them is an error, not ignored.
+Never imports torch: `benthic.cost` counts FLOPs and parameters from this class alone. Left out so
+far: YaRN, softmax gating, dense families. A key that asks for them is an error, not ignored.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Keys of config.json that describe the file or a fixed choice of the architecture: value allowed here.
+# Keys of config.json that are fixed here: the one value that is supported.
 _FIXED: dict[str, Any] = {
     "architectures": ["DeepseekV3ForCausalLM"],
     "model_type": "deepseek_v3",
@@ -119,7 +119,7 @@ class ModelConfig:
             )
         if self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
             raise ValueError(
-                f"n_group = {self.n_group} leaves one expert a group: the group score is the sum of "
+                f"n_group = {self.n_group} leaves one expert a group: its score is the sum of "
                 "the best two (V3 section 2.1.2), so use fewer groups"
             )
         if self.topk_group > self.n_group:

@@ -1,9 +1,9 @@
-"""DeepSeekMoE: sigmoid scores, group-limited selection, shared and routed experts (V3 section 2.1.2).
+"""DeepSeekMoE: sigmoid scores, group-limited selection, shared and routed experts (V3, 2.1.2).
 
-A bias that only selects, never weighs, keeps the load even without an auxiliary loss: after each step
-it moves by a fixed amount against the load of the whole batch (`balance_bias`; arXiv:2408.15664).
-The experts of a layer are stacked and run as grouped matrix products; `experts_reference` is the
-loop. Left out: token dropping (V3 drops none), expert parallelism.
+A bias that only selects, never weighs, keeps the load even without an auxiliary loss: after each
+step it moves by a fixed amount against the load of the whole batch (`balance_bias`;
+arXiv:2408.15664). The experts of a layer are stacked and run as grouped matrix products;
+`experts_reference` is the loop. Left out: token dropping (V3 drops none), expert parallelism.
 
 Shapes: N tokens, D hidden, E experts, K experts a token, F expert width, P = N * K pairs.
 """
@@ -62,7 +62,7 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
     def select(self, scores_NE: Tensor) -> Tensor:
-        """Ids [N, K] by biased score: best groups by the sum of their top two, then best experts."""
+        """Ids [N, K] by biased score: groups by the sum of their top two, then experts."""
         c = self.config
         biased = scores_NE.detach() + self.e_score_correction_bias
         if c.n_group > 1:
@@ -86,7 +86,7 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """The routed experts of a layer, stacked: gate_up_proj [E, 2F, D] (gate first), down_proj [E, D, F]."""
+    """A layer's routed experts, stacked: gate_up_proj [E, 2F, D], gate first; down_proj [E, D, F]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Experts(nn.Module):
 
 
 class _Spread(torch.autograd.Function):
-    """Rows of x repeated K times and put in expert order; backward is a gather, so deterministic."""
+    """Rows of x, K times each, in expert order; backward is a gather, so deterministic."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, order: Tensor, K: int) -> Tensor:
@@ -202,7 +202,7 @@ def sequence_balance(scores_BTE: Tensor, K: int) -> Tensor:
 
 @torch.no_grad()
 def balance_bias(bias_E: Tensor, load_E: Tensor, rate: float) -> None:
-    """b += rate * sign(mean load - load), in place; `load_E` counts the whole batch (arXiv:2408.15664)."""
+    """b += rate * sign(mean load - load), in place; `load_E` counts the whole batch."""
     load = load_E.to(bias_E.dtype)
     bias_E += rate * torch.sign(load.mean() - load)
 

@@ -43,7 +43,7 @@ class PredictionBlock(Block):
         mask: Tensor | None,
         routing: Routing | None,
     ) -> Tensor:
-        """Main model's normed hidden states and the embeddings of the tokens after them to [B, T, D]."""
+        """Main model's hidden states and the embeddings of the tokens after them to [B, T, D]."""
         x = self.eh_proj(torch.cat([self.enorm(next_BTD), self.hnorm(hidden_BTD)], dim=-1))
         x, _ = self(x, cos_TR, sin_TR, mask, routing)
         return self.shared_head.norm(x)

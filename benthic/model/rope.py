@@ -1,7 +1,7 @@
 """Rotary position embedding on interleaved pairs, as DeepSeek's weights expect it.
 
-Pair i of a vector at position t turns by the angle t * theta^(-2i/R) (RoFormer, arXiv:2104.09864). The
-result is written evens first, then odds: the same permutation for queries and keys leaves their
+Pair i of a vector at position t turns by the angle t * theta^(-2i/R) (RoFormer, arXiv:2104.09864).
+The result is written evens first, then odds: the same permutation for queries and keys leaves their
 products unchanged. Left out: YaRN, which V3 switches on only when the context is extended.
 """
 

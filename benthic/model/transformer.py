@@ -19,7 +19,7 @@ from benthic.model.rope import rope_tables
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and final norm; layer `num_hidden_layers`, if there, predicts one further."""
+    """Embedding, blocks, final norm; layer `num_hidden_layers`, if there, predicts one further."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class LanguageModel(nn.Module):
 
     @property
     def routers(self) -> list[Router]:
-        """Routers in the order in which a training forward reaches them, the prediction block last."""
+        """Routers in the order of a training forward, the prediction block's last."""
         mlps = [layer.mlp for layer in self.model.layers]
         return [mlp.gate for mlp in mlps if isinstance(mlp, SparseMLP)]
 
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
         mask: Tensor | None = None,
         routing: Routing | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] whose logits predict the token after `next_BT` (V3 section 2.2)."""
+        """Hidden states [B, T, D] whose logits predict the token after `next_BT`."""
         T = next_BT.shape[1]
         block = self.model.layers[-1]
         assert isinstance(block, PredictionBlock)
@@ -112,7 +112,7 @@ class LanguageModel(nn.Module):
         mask_BS: Tensor,
         routing: Routing | None = None,
     ) -> Tensor:
-        """Logits [B, V] after one more token a row, at position `at_B` of `cache` [layers, B, S, C]."""
+        """Logits [B, V] after one more token a row, at `at_B` of `cache` [layers, B, S, C]."""
         x = self.model.embed_tokens(tokens_B)
         cos, sin = self.cos[at_B], self.sin[at_B]
         for i, block in enumerate(self.blocks):
@@ -121,7 +121,7 @@ class LanguageModel(nn.Module):
 
 
 def initialise(model: LanguageModel, generator: torch.Generator) -> None:
-    """Every matrix from N(0, initializer_range) (V3 section 4.2); norms at one, router biases at zero."""
+    """Matrices from N(0, initializer_range) (V3 section 4.2), norms at one, router biases at zero."""
     std = model.config.initializer_range
     with torch.no_grad():
         for module in model.modules():

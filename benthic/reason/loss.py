@@ -1,8 +1,8 @@
-"""GRPO without its two biases (Dr. GRPO, arXiv:2503.20783), with DAPO's token mean and wide upper clip.
+"""GRPO without its two biases (Dr. GRPO, arXiv:2503.20783), with DAPO's token mean and clip.
 
 A = R - mean of the group, not divided by the deviation; groups without spread say nothing and are
-dropped; loss = -sum over tokens of min(r A, clip(r) A) / tokens of the whole batch, with r the policy's
-probability over the sampler's. No KL term.
+dropped; loss = -sum over tokens of min(r A, clip(r) A) / tokens of the whole batch, with r the
+policy's probability over the sampler's. No KL term.
 """
 
 import torch

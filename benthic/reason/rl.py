@@ -1,8 +1,8 @@
 """Reinforcement by reward alone (R1-Zero): sample groups, judge by rule, step.
 
-The update replays the experts that the sampler used, weighing them by its own fresh scores, and takes
-the sampler's log-probabilities for the old policy: nothing of the sampler's side is recomputed. Router
-biases rest, so equal weights mean equal policies.
+The update replays the experts that the sampler used, weighing them by its own fresh scores, and
+takes the sampler's log-probabilities for the old policy: nothing of the sampler's side is
+recomputed. Router biases rest, so equal weights mean equal policies.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Work:
 
 @dataclass(frozen=True)
 class RlBatch:
-    """Tensors of one part: tokens [B, T]; answered bool, log_probs fp32 [B, T - 1]; replay [B, T - 1, M, K]."""
+    """One part: tokens [B, T]; answered bool and old fp32 [B, T - 1]; replay [B, T - 1, M, K]."""
 
     tokens: Tensor
     answered: Tensor
@@ -170,7 +170,7 @@ def to_batch(samples: Samples, advantage_B: Tensor, device: torch.device) -> RlB
 
 
 def policy_log_probs(model: LanguageModel, batch: RlBatch) -> tuple[Tensor, Routing]:
-    """The trainer's log-probabilities [B, T - 1] of the sampled tokens under the sampler's experts."""
+    """The trainer's log-probabilities [B, T - 1] of the samples, under the sampler's experts."""
     routing = Routing(replay=batch.replay)
     hidden = model(batch.tokens[:, :-1], routing=routing)
     return token_log_probs(model, hidden, batch.tokens[:, 1:]), routing

@@ -1,7 +1,7 @@
 """Where rollouts come from: anything that turns prompts into `Samples`.
 
-The engine in this process fulfils it; another inference server can, if it returns token ids (never text to
-be tokenised again), its own log-probabilities at temperature 1 and the expert ids it used.
+The engine in this process fulfils it; another inference server can, if it returns token ids (never
+text to be tokenised again), its own log-probabilities at temperature 1 and the expert ids it used.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Exact, atomic, resumable state: a flat set of tensors (safetensors) and a JSON beside it.
 
-A checkpoint is a folder `<stage>-<step>`; it is written under another name, flushed to disk and renamed,
-so a folder with the right name is whole. The JSON keeps the hash of the tensors' file: a
+A checkpoint is a folder `<stage>-<step>`; it is written under another name, flushed to disk and
+renamed, so a folder with the right name is whole. The JSON keeps the hash of the tensors' file: a
 checkpoint that was cut short later is noticed. Nothing here depends on the number of ranks.
 """
 
@@ -66,7 +66,7 @@ def save(folder: Path, stage: str, step: int, state: State, *, keep: int = 2) ->
 
 
 def load(path: Path) -> State:
-    """Read and verify a checkpoint. Raises CheckpointError if it is missing, cut short or altered."""
+    """Read and verify a checkpoint; CheckpointError if it is missing, cut short or altered."""
     remedy = "delete that folder to go on from the checkpoint before it, or start with --fresh"
     try:
         facts = json.loads((path / FACTS).read_bytes())

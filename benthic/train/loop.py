@@ -40,8 +40,8 @@ def train(
 ) -> None:
     """Run the stage from its last checkpoint to its end; weights and optimizer change in place.
 
-    `watch` sees each step's row, `saved` is called after each checkpoint. Raises Interrupted after a
-    stop was asked for and the state saved.
+    `watch` sees each step's row, `saved` is called after each checkpoint. Raises Interrupted after
+    a stop was asked for and the state saved.
     """
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
     start = restore(checkpoints, stage.name, model, optimizer)

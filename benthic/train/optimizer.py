@@ -1,9 +1,9 @@
 """Muon for matrices, AdamW for the rest, in one optimizer with a flat state.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix, found by
-Newton-Schulz steps. Matrices of one shape, stacked experts included, are done in one batch. The update is scaled
-to the root mean square 0.2 that AdamW's has (Moonlight, arXiv:2502.16982), so both share a learning
-rate. Embedding, head, norms and routers take AdamW.
+Newton-Schulz steps. Matrices of one shape, stacked experts included, are done in one batch. The
+update is scaled to the root mean square 0.2 that AdamW's has (Moonlight, arXiv:2502.16982), so both
+share a learning rate. Embedding, head, norms and routers take AdamW.
 """
 
 import math
@@ -25,7 +25,7 @@ def is_matrix(name: str) -> bool:
 
 
 class Optimizer:
-    """State per parameter `name`: `momentum` (Muon), or `mean` and `square` (AdamW); and `steps`."""
+    """State per parameter: `momentum` (Muon), or `mean` and `square` (AdamW); and `steps`."""
 
     def __init__(self, model: nn.Module, *, weight_decay: float) -> None:
         self.parameters = dict(model.named_parameters())

@@ -1,7 +1,8 @@
 """Data parallelism by torch.distributed, applied from outside the model.
 
-Every rank holds the whole model. A step's parts (micro-batches) are dealt to the ranks in turn; their
-gradients are summed by one all-reduce, so two ranks add the same two numbers as one rank does.
+Every rank holds the whole model. A step's parts (micro-batches) are dealt to the ranks in turn;
+their gradients are summed by one all-reduce, so two ranks add the same two numbers as one rank
+does.
 """
 
 import os
@@ -71,7 +72,7 @@ class Ranks:
 
 
 def connect(device: str) -> Ranks:
-    """Join the peers that torchrun started, by gloo on CPU and NCCL on GPUs; set threads and device."""
+    """Join the peers that torchrun started, by gloo or NCCL; set threads and device."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda":

@@ -1,7 +1,8 @@
 """Pretraining: next token, the token after it (V3 section 2.2), and the balance of the experts.
 
-Loss = main + lambda * look-ahead + alpha * sequence-wise balance (V3 eq. 20, 24, 25). Targets stay inside
-a document and leave questions out: their digits are drawn at random, there is nothing to learn in them.
+Loss = main + lambda * look-ahead + alpha * sequence-wise balance (V3 eq. 20, 24, 25). Targets stay
+inside a document and leave questions out: their digits are drawn at random, there is nothing to
+learn in them.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def pretrain_step(
 ) -> tuple[StepResult, dict[str, float], int]:
     """Step number `step` on rows step * rows .. (step + 1) * rows - 1.
 
-    Returns the step's result, figures (means over the batch, nats), and the query-key pairs attended to.
+    Returns the step's result, figures (means over the batch, nats), and the query-key pairs
+    attended to.
     """
     size = config.rows // config.micro_batches
     device = model.cos.device

@@ -1,7 +1,7 @@
-"""One optimizer step, for every training stage: parts forward and backward, sum, clip, update, balance.
+"""One optimizer step, for every training stage: forward, backward, sum, clip, update, balance.
 
-A stage brings a function from a part's number to a `Part`; its loss is already divided by what the whole
-batch counts, so the sum over parts and ranks is the batch's loss whatever the split.
+A stage brings a function from a part's number to a `Part`; its loss is already divided by what the
+whole batch counts, so the sum over parts and ranks is the batch's loss whatever the split.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ _LONGEST_LINE = 1 << 20
 
 
 class FileTask:
-    """Problems of a file, split by hash of the question; indices beyond the end go round again, shuffled."""
+    """Problems of a file, split by hash; indices beyond the end go round again, shuffled."""
 
     def __init__(self, path: Path, longest: int) -> None:
         """`longest`: the most tokens a worked problem may have. ValueError names file and line."""
@@ -23,8 +23,9 @@ class FileTask:
         for side, least in least_of.items():
             if len(self.sides[side]) < least:
                 raise ValueError(
-                    f"{path} has {len(self.sides[side])} problems on the {side} side after the split by "
-                    f"hash, and {least} are needed: give more different problems, a few thousand at best"
+                    f"{path} has {len(self.sides[side])} problems on the {side} side after the "
+                    f"split by hash, and {least} are needed: give more different problems, "
+                    "a few thousand at best"
                 )
 
     def problems(self, split: Split, start: int, count: int, seed: int) -> list[Problem]:

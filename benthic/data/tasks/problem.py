@@ -34,7 +34,7 @@ class Task(Protocol):
     def problems(self, split: Split, start: int, count: int, seed: int) -> Sequence[Problem]: ...
 
     def ask(self, words: str) -> str:
-        """A user's words as a question in the model's layout; `ValueError` says what can be asked."""
+        """A user's words in the model's layout; `ValueError` says what can be asked."""
         ...
 
     def invitation(self) -> str:

@@ -1,8 +1,9 @@
 """Running totals modulo ten: a serial task whose every step is the same operation.
 
-Question: digits, left-aligned in a field of FIELD characters, so that each step of the working looks
-back the same distance: a small rotary model learns a fixed distance in a minute and one that depends
-on the length not at all. Working: the total after each digit, from the first on. Answer: the last total.
+Question: digits, left-aligned in a field of FIELD characters, so that each step of the working
+looks back the same distance: a small rotary model learns a fixed distance in a minute and one that
+depends on the length not at all. Working: the total after each digit, from the first on. Answer:
+the last total.
 """
 
 from collections.abc import Sequence
@@ -50,4 +51,5 @@ class RunningTotals:
         return problem(digits).question
 
     def invitation(self) -> str:
-        return f"Ask for the sum, modulo 10, of up to {max(self.lengths)} digits: type them, e.g. 314159"
+        most = max(self.lengths)
+        return f"Ask for the sum, modulo 10, of up to {most} digits: type them, e.g. 314159"
