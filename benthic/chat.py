@@ -60,10 +60,9 @@ def chat(path: Path, *, temperature: float, seed: int) -> int:
         )
         try:
             prompt, params = _prompt(words, task, params, model)
+            _answer(out, engine, prompt, params)
         except ValueError as error:
             out.print(escape(str(error)))
-            continue
-        _answer(out, engine, prompt, params)
     return 0
 
 

@@ -1,5 +1,6 @@
 """The command: one thin function a verb, imports inside, so `benthic --help` is quick."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -44,9 +45,9 @@ def run(
 
     overrides = list(set_)
     if data:
-        overrides.append(f"data.paths={[str(p.absolute()) for p in data]!r}")
+        overrides.append(f"data.paths={_quoted([str(p.absolute()) for p in data])}")
     if tasks:
-        overrides.append(f"data.tasks={str(tasks.absolute())!r}")
+        overrides.append(f"data.tasks={_quoted(str(tasks.absolute()))}")
     resolved = load(recipe, overrides)
     folder = RunFolder((out / (name or Path(recipe).stem)).absolute())
 
@@ -136,6 +137,11 @@ def _explain(error: Exception) -> int:
         _say(str(error))
         return 1
     raise error
+
+
+def _quoted(value: str | list[str]) -> str:
+    """As TOML, whose basic strings are JSON's."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _say(sentence: str) -> None:

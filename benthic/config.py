@@ -5,6 +5,7 @@ torch.
 """
 
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benthic.model.config import ModelConfig
+
+_TOKENS = 262  # ids that benthic.data.tokenizer uses
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 def _within(owner: object, **limits: tuple[float, float]) -> None:
@@ -207,6 +211,17 @@ class Recipe:
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}: "
                 "raise the latter"
             )
+        longest = self.data.sequence_length + self.reason.max_new_tokens
+        if longest > self.model.max_position_embeddings:
+            raise ValueError(
+                f"data.sequence_length + reason.max_new_tokens = {longest} exceeds "
+                f"model.max_position_embeddings = {self.model.max_position_embeddings}: "
+                "raise the latter"
+            )
+        if self.model.vocab_size < _TOKENS:
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}: the tokenizer needs {_TOKENS}"
+            )
 
 
 def recipes() -> list[str]:
@@ -329,11 +344,11 @@ def _convert(value: Any, hint: Any, at: str) -> Any:
     if origin is types.UnionType:
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1000 else math.inf
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"the recipe key '{at}' must be a {hint.__name__}, not {value!r}")
-    if isinstance(value, float) and value != value:
-        raise ValueError(f"the recipe key '{at}' is not a number")
+        raise ValueError(f"the recipe key '{at}' must be {_KINDS[hint]}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the recipe key '{at}' is {value}: give a finite number")
     return value
 
 

@@ -317,6 +317,8 @@ def _evaluate(
             session.console.working(f"evaluating {when} reinforcement"),
         ):
             problems = task.problems("held_out", 0, config.problems, seed + HELD_OUT)
+            if not isinstance(task, RunningTotals):
+                problems = list(dict.fromkeys(problems))  # a small file goes round
             found = evaluate_problems(engine, problems, max_new_tokens=new, seed=seed)
             if isinstance(task, RunningTotals) and config.unseen:
                 found["unseen_lengths"] = {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benthic.data.tokenizer import BOS, EOS
 
 HELD_OUT_SHARE = 0.05
+_MANY = 40  # files, from which on they are split as wholes
 LARGEST_BYTES = 2**30  # tokens are held in memory, two bytes each
 # Parts of the standard library that are not prose or code to learn from: installed packages, tests,
 # caches, generated tables of characters.
@@ -86,7 +87,7 @@ def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
         if not path.exists():
             raise ValueError(f"--data {path} does not exist: give a text file or a folder of them")
         if path.is_dir():
-            inside = sorted(f for f in path.rglob("*") if _is_text(f))
+            inside = sorted(f for f in path.rglob("*") if _is_text(f, path))
             if not inside:
                 raise ValueError(
                     f"--data {path} holds no text files "
@@ -96,7 +97,11 @@ def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
             found += [(f"{path.name}/{f.relative_to(path).as_posix()}", f) for f in inside]
         else:
             found.append((path.name, path))
-    return _build(", ".join(str(p) for p in paths), found, by_file=len(found) >= 40)
+    distinct: dict[Path, tuple[str, Path]] = {}
+    for label, file in found:
+        distinct.setdefault(file.resolve(), (label, file))
+    found = list(distinct.values())
+    return _build(", ".join(str(p) for p in paths), found, by_file=_splits_by_file(found))
 
 
 def _python_files(root: Path) -> Iterable[Path]:
@@ -105,8 +110,23 @@ def _python_files(root: Path) -> Iterable[Path]:
             yield path
 
 
-def _is_text(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in _TEXT_SUFFIXES and path.name[:1] != "."
+def _is_text(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return not hidden and path.is_file() and path.suffix.lower() in _TEXT_SUFFIXES
+
+
+def _splits_by_file(found: list[tuple[str, Path]]) -> bool:
+    """Whether there are many files and the hash holds out enough of them."""
+    if len(found) < _MANY:
+        return False
+    sizes = [path.stat().st_size for _, path in found]
+    out = sum(size for (label, _), size in zip(found, sizes) if _is_held_out(label))
+    return out >= HELD_OUT_SHARE / 5 * sum(sizes)
+
+
+def _is_held_out(label: str) -> bool:
+    key = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=4).digest()
+    return int.from_bytes(key, "big") < HELD_OUT_SHARE * 2**32
 
 
 def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus:
@@ -115,11 +135,11 @@ def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus
     sides: dict[bool, list[NDArray[np.uint16]]] = {True: [], False: []}
     for label, path in found:
         try:
-            raw = path.read_bytes()
+            size = path.stat().st_size
+            raw = path.read_bytes() if total + size <= LARGEST_BYTES else b""
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}): leave it out") from error
-        total += len(raw)
-        if total > LARGEST_BYTES:
+        if total + max(size, len(raw)) > LARGEST_BYTES:
             raise ValueError(f"the text is larger than {LARGEST_BYTES >> 20} MiB: name fewer files")
         digest.update(f"{label}\0{len(raw)}\0".encode("utf-8", "replace") + raw)
         if not raw:
@@ -130,10 +150,9 @@ def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus
                     f"{path} is not text (it holds zero bytes): give a UTF-8 text file"
                 )
             continue
+        total += len(raw)
         if by_file:
-            key = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=4).digest()
-            out = int.from_bytes(key, "big") < HELD_OUT_SHARE * 2**32
-            sides[out].append(_document(raw))
+            sides[_is_held_out(label)].append(_document(raw))
         else:
             cut = int(len(raw) * (1 - HELD_OUT_SHARE))
             sides[False].append(_document(raw[:cut]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benthic.data.tokenizer import EOS
+from benthic.engine import folded
 from benthic.engine.sampler import SamplingParams, choose, uniforms
 from benthic.model.moe import Routing
 from benthic.model.transformer import LanguageModel
@@ -81,14 +82,14 @@ class Engine:
         if self.record_experts:
             for row, ids in enumerate(prefill_ids):
                 experts[row, : len(ids)] = ids
-        seen = torch.arange(S, device=logits.device)
+        decoder, hidden = self._decoder(), _later(S, logits.device)
         for new in range(params.max_new_tokens):
             token, log_p = choose(logits, draws[:, new], params.temperature)
             chosen = token.cpu().numpy()
             tokens[rows, at] = chosen
             log_probs[rows, at] = log_p.cpu().numpy()
             lengths[rows] = at + 1
-            going = chosen != EOS
+            going = (chosen != EOS) | params.ignore_eos
             if not going.any() or new + 1 == params.max_new_tokens:
                 break
             if not going.all():
@@ -96,10 +97,9 @@ class Engine:
                 rows, at = rows[going], at[going]
                 token, draws, cache = token[keep], draws[keep], cache.index_select(1, keep)
             at_B = torch.from_numpy(at).to(logits.device)
-            mask = torch.zeros(len(rows), S, device=logits.device)
-            mask.masked_fill_(seen > at_B[:, None], -torch.inf)
+            mask = hidden[at_B]
             routing = Routing() if self.record_experts else None
-            logits = self.model.decode(token, at_B, cache, mask, routing)
+            logits = decoder.decode(token, at_B, cache, mask, routing)
             if routing is not None and routing.ids:
                 experts[rows, at] = routing.chosen().cpu().numpy()
             at = at + 1
@@ -114,17 +114,21 @@ class Engine:
         draws = torch.from_numpy(uniforms(params.seed, [0], params.max_new_tokens))
         draws = draws.to(self.model.cos.device)
         logits, cache, _ = self._prefill([prompt], S)
+        decoder, hidden = self._decoder(), _later(S, logits.device)
         for new in range(params.max_new_tokens):
             with torch.inference_mode():
                 token, _ = choose(logits, draws[:, new], params.temperature)
             yield int(token)
-            if int(token) == EOS or new + 1 == params.max_new_tokens:
+            ended = int(token) == EOS and not params.ignore_eos
+            if ended or new + 1 == params.max_new_tokens:
                 return
             with torch.inference_mode():
                 at = torch.tensor([len(prompt) + new], device=token.device)
-                mask = torch.zeros(1, S, device=token.device)
-                mask[:, len(prompt) + new + 1 :] = -torch.inf
-                logits = self.model.decode(token, at, cache, mask)
+                logits = decoder.decode(token, at, cache, hidden[at])
+
+    def _decoder(self) -> "LanguageModel | folded.Folded":
+        """The model as it decodes fastest; folded anew each time, since training moves the weights."""
+        return folded.Folded(self.model) if folded.pays(self.model) else self.model
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], S: int
@@ -140,7 +144,8 @@ class Engine:
         routing = Routing()
         hidden = self.model(padded, routing=routing, cache=cache)
         last = torch.tensor([len(p) - 1 for p in distinct], device=device)
-        logits = self.model.lm_head(hidden[torch.arange(len(distinct), device=device), last])
+        ends = hidden[torch.arange(len(distinct), device=device), last]
+        logits = ends.double() @ self.model.lm_head.weight.double().t()
         row = torch.tensor([number[tuple(p)] for p in prompts], device=device)
         ids: list[NDArray[np.int64]] = []
         if self.record_experts and routing.ids:
@@ -160,3 +165,8 @@ class Engine:
                     f"a prompt of {len(prompt)} tokens and {new} new ones exceed the model's "
                     f"{longest} positions: shorten the prompt or lower max_new_tokens"
                 )
+
+
+def _later(S: int, device: torch.device) -> Tensor:
+    """Additive mask [S, S]: row t hides the positions after t."""
+    return torch.full((S, S), -torch.inf, device=device).triu_(1)

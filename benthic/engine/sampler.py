@@ -10,11 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """temperature 0 is greedy; `max_new_tokens` bounds the completion; `seed` keys the draws."""
+    """temperature 0 is greedy; `seed` keys the draws; `ignore_eos` goes on to the last token."""
 
     temperature: float = 1.0
     max_new_tokens: int = 64
     seed: int = 0
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 100:
@@ -34,12 +35,12 @@ def choose(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> tuple[Te
 
     Sampling inverts the cumulative distribution at `uniform_B`, in fp64.
     """
-    log_p = logits_BV.float().log_softmax(dim=-1)
+    log_p = logits_BV.log_softmax(dim=-1)
     if temperature == 0:
         value, token = log_p.max(dim=-1)
-        return token, value
+        return token, value.float()
     shape = log_p if temperature == 1 else (log_p / temperature)
     ladder = shape.double().softmax(dim=-1).cumsum(dim=-1)
     token = torch.searchsorted(ladder, (uniform_B * ladder[:, -1])[:, None], right=True)
     token = token.clamp_(max=logits_BV.shape[1] - 1)
-    return token[:, 0], log_p.gather(1, token)[:, 0]
+    return token[:, 0], log_p.gather(1, token)[:, 0].float()

@@ -86,7 +86,7 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """A layer's routed experts, stacked: gate_up_proj [E, 2F, D], gate first; down_proj [E, D, F]."""
+    """Routed experts, stacked: gate_up_proj [E, 2F, D], gate first; down_proj [E, D, F]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -222,8 +222,9 @@ _told: set[str] = set()
 
 
 def _grouped_mm_runs(x: Tensor) -> bool:
-    """CPU takes every dtype since torch 2.11; CUDA's kernel takes bf16 only."""
-    runs = x.device.type == "cpu" or x.dtype == torch.bfloat16
+    """CPU takes every dtype but fp64 since torch 2.11; CUDA's kernel takes bf16 only."""
+    on_cpu = x.device.type == "cpu" and x.dtype != torch.float64
+    runs = on_cpu or x.dtype == torch.bfloat16
     if not runs and str(x.dtype) not in _told:
         _told.add(str(x.dtype))
         log.warning("experts run as a loop: grouped_mm does not take %s on %s", x.dtype, x.device)

@@ -112,16 +112,16 @@ class LanguageModel(nn.Module):
         mask_BS: Tensor,
         routing: Routing | None = None,
     ) -> Tensor:
-        """Logits [B, V] after one more token a row, at `at_B` of `cache` [layers, B, S, C]."""
+        """Logits fp64 [B, V] after one more token a row, at `at_B` of `cache` [layers, B, S, C]."""
         x = self.model.embed_tokens(tokens_B)
         cos, sin = self.cos[at_B], self.sin[at_B]
         for i, block in enumerate(self.blocks):
             x = block.decode(x, cos, sin, cache[i], at_B, mask_BS, routing)
-        return self.lm_head(self.model.norm(x))
+        return self.model.norm(x).double() @ self.lm_head.weight.double().t()
 
 
 def initialise(model: LanguageModel, generator: torch.Generator) -> None:
-    """Matrices from N(0, initializer_range) (V3 section 4.2), norms at one, router biases at zero."""
+    """Matrices from N(0, initializer_range) (V3 section 4.2); norms at one, biases at zero."""
     std = model.config.initializer_range
     with torch.no_grad():
         for module in model.modules():
@@ -141,9 +141,17 @@ def document_mask(document_BT: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
-def token_log_probs(model: LanguageModel, hidden_BTD: Tensor, next_BT: Tensor) -> Tensor:
-    """Log-probability [B, T] of each next token, fp32, at temperature 1."""
-    logits = model.lm_head(hidden_BTD).float()
-    return -F.cross_entropy(logits.flatten(0, 1), next_BT.flatten(), reduction="none").view_as(
-        next_BT
-    )
+def token_log_probs(
+    model: LanguageModel, hidden_BTD: Tensor, next_BT: Tensor, *, exact: bool = False
+) -> Tensor:
+    """Log-probability [B, T] of each next token, fp32, at temperature 1.
+
+    `exact` runs the output head in fp64: logits far from zero that all tokens share cancel in the
+    softmax, but fp32 sums have rounded at their size before. Sampler and trainer both do so.
+    """
+    if exact:
+        logits = hidden_BTD.double() @ model.lm_head.weight.double().t()
+    else:
+        logits = model.lm_head(hidden_BTD).float()
+    log_p = -F.cross_entropy(logits.flatten(0, 1), next_BT.flatten(), reduction="none")
+    return log_p.view_as(next_BT).float()

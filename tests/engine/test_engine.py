@@ -1,0 +1,178 @@
+"""The engine against slow loops and against the trainer; rows that know nothing of their batch."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benthic.data.tokenizer import EOS
+from benthic.engine.engine import Engine, Samples
+from benthic.engine.sampler import SamplingParams
+from benthic.model.config import ModelConfig
+from benthic.model.moe import Routing
+from benthic.model.transformer import LanguageModel
+from benthic.reason.rl import policy_log_probs, to_batch
+
+PROMPTS = [[5, 9, 200], [7], [256, 258, 1, 2, 3, 4, 259], [11, 12, 13, 14, 15]]
+CPU = torch.device("cpu")
+Build = Callable[..., LanguageModel]
+
+
+@pytest.fixture(scope="module", params=["folded", "plain"])
+def engine(tiny: ModelConfig, seeded: Build, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Ends now and then: <eos> is made likelier. Both ways to decode."""
+    model = seeded(tiny, std=0.15)
+    with torch.no_grad():
+        model.lm_head.weight[EOS] *= 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benthic.engine.folded.pays", lambda model: request.param == "folded")
+        yield Engine(model)
+
+
+def greedy_slowly(model: LanguageModel, prompt: list[int], new: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(new):
+        with torch.no_grad():
+            logits = model.lm_head(model(torch.tensor([tokens])))[0, -1]
+        tokens.append(int(logits.argmax()))
+        if tokens[-1] == EOS:
+            break
+    return tokens[len(prompt) :]
+
+
+def completions(samples: Samples) -> list[list[int]]:
+    return [samples.completion(row) for row in range(len(samples.lengths))]
+
+
+def test_greedy_is_the_argmax_of_whole_forwards(engine: Engine) -> None:
+    samples = engine.sample(PROMPTS, SamplingParams(temperature=0, max_new_tokens=20))
+    expected = [greedy_slowly(engine.model, p, 20) for p in PROMPTS]
+    assert completions(samples) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trainer_agrees_on_log_probabilities(engine: Engine, seed: int) -> None:
+    """Ragged prompts and ends, experts replayed: within 1e-5 at every sampled token."""
+    samples = engine.sample(PROMPTS * 3, SamplingParams(max_new_tokens=24, seed=seed))
+    batch = to_batch(samples, torch.zeros(12), CPU)
+    with torch.no_grad():
+        ours, routing = policy_log_probs(engine.model, batch)
+    assert len(set(samples.lengths.tolist())) > 3
+    assert int(batch.answered.sum()) == int((samples.lengths - samples.prompt_lengths).sum())
+    assert torch.equal(routing.chosen(), batch.replay)
+    assert (ours - batch.old)[batch.answered].abs().max() <= 1e-5
+
+
+def test_trainer_picks_the_experts_that_were_used(engine: Engine) -> None:
+    """Left to itself, the router of a whole forward takes what prefill and decoding took."""
+    (prompt,) = PROMPTS[:1]
+    samples = engine.sample([prompt], SamplingParams(max_new_tokens=12))
+    fed = int(samples.lengths[0]) - 1
+    routing = Routing()
+    with torch.no_grad():
+        engine.model(torch.from_numpy(samples.tokens[:, :fed]), routing=routing)
+    assert np.array_equal(np.sort(routing.chosen()[0].numpy()), np.sort(samples.experts[0, :fed]))
+
+
+@settings(max_examples=15)
+@given(order=st.permutations(range(len(PROMPTS))), count=st.integers(1, len(PROMPTS)))
+def test_rows_know_nothing_of_their_batch(engine: Engine, order: list[int], count: int) -> None:
+    """Key k draws the same answer alone, in any company and at any place."""
+    params = SamplingParams(max_new_tokens=10, seed=3)
+    together = completions(engine.sample(PROMPTS, params, keys=[40, 41, 42, 43]))
+    chosen = order[:count]
+    samples = engine.sample([PROMPTS[i] for i in chosen], params, keys=[40 + i for i in chosen])
+    assert completions(samples) == [together[i] for i in chosen]
+
+
+def test_same_seed_same_samples(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=10, seed=5)
+    first, second = engine.sample(PROMPTS, params), engine.sample(PROMPTS, params)
+    assert np.array_equal(first.tokens, second.tokens)
+    assert np.array_equal(first.log_probs, second.log_probs)
+
+
+def test_other_seeds_other_samples(engine: Engine) -> None:
+    runs = [engine.sample(PROMPTS, SamplingParams(max_new_tokens=10, seed=s)) for s in (1, 2)]
+    assert completions(runs[0]) != completions(runs[1])
+
+
+def test_repeated_prompts_are_answered_one_by_one(engine: Engine) -> None:
+    """One prefill serves them; answers, experts and log-probabilities are each row's own."""
+    params, keys = SamplingParams(max_new_tokens=10), [3, 1, 3, 2, 3]
+    prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[1], PROMPTS[0]]
+    many = engine.sample(prompts, params, keys)
+    for row, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
+        alone = engine.sample([prompt], params, [key])
+        end = int(alone.lengths[0])
+        assert many.completion(row) == alone.completion(0)
+        assert np.array_equal(many.experts[row, : end - 1], alone.experts[0, : end - 1])
+        np.testing.assert_allclose(many.log_probs[row, :end], alone.log_probs[0, :end], atol=1e-5)
+
+
+@settings(max_examples=10)
+@given(new=st.integers(1, 20), seed=st.integers(0, 50))
+def test_a_completion_ends_at_eos_or_at_its_bound(engine: Engine, new: int, seed: int) -> None:
+    samples = engine.sample(PROMPTS, SamplingParams(max_new_tokens=new, seed=seed))
+    for prompt, answer, row in zip(PROMPTS, completions(samples), samples.tokens, strict=True):
+        assert row[: len(prompt)].tolist() == prompt
+        assert EOS not in answer[:-1]
+        assert len(answer) == new or (len(answer) < new and answer[-1] == EOS)
+
+
+def test_some_completions_end_early(engine: Engine) -> None:
+    """Without this, the test above could pass on bounds alone."""
+    answers = completions(engine.sample(PROMPTS * 5, SamplingParams(max_new_tokens=20)))
+    assert {a[-1] == EOS and len(a) < 20 for a in answers} == {True, False}
+
+
+def test_experts_are_missing_exactly_where_nothing_was_fed(engine: Engine) -> None:
+    samples = engine.sample(PROMPTS * 3, SamplingParams(max_new_tokens=16))
+    S = samples.tokens.shape[1]
+    fed = np.arange(S) < samples.lengths[:, None] - 1
+    assert samples.experts.shape == (12, S, 2, 2) and samples.experts.max() < 8
+    assert np.array_equal((samples.experts >= 0).all(axis=(2, 3)), fed)
+    assert np.array_equal((samples.experts == -1).all(axis=(2, 3)), ~fed)
+
+
+def test_log_probabilities_stand_at_the_completion_alone(engine: Engine) -> None:
+    samples = engine.sample(PROMPTS * 3, SamplingParams(max_new_tokens=16))
+    at = np.arange(samples.tokens.shape[1])
+    answered = (at >= samples.prompt_lengths[:, None]) & (at < samples.lengths[:, None])
+    assert np.array_equal(samples.log_probs != 0, answered)
+    assert (samples.log_probs <= 0).all()
+
+
+def test_unrecorded_experts_change_no_token(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=10)
+    bare = Engine(engine.model, record_experts=False).sample(PROMPTS, params)
+    assert completions(bare) == completions(engine.sample(PROMPTS, params))
+    assert (bare.experts == -1).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("prompt", PROMPTS, ids=len)
+def test_stream_is_the_sample(engine: Engine, prompt: list[int], temperature: float) -> None:
+    params = SamplingParams(temperature=temperature, max_new_tokens=15, seed=2)
+    assert list(engine.stream(prompt, params)) == engine.sample([prompt], params).completion(0)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "word"), [([[1], []], "empty"), ([[1] * 120], "positions")], ids=["empty", "long"]
+)
+def test_prompts_that_cannot_be_answered_are_refused(
+    engine: Engine, prompts: list[list[int]], word: str
+) -> None:
+    params = SamplingParams(max_new_tokens=9)  # 120 + 9 exceed the 128 positions
+    with pytest.raises(ValueError, match=word):
+        engine.sample(prompts, params)
+    with pytest.raises(ValueError, match=word):
+        list(engine.stream(prompts[-1], params))
+
+
+def test_the_last_position_can_be_used(engine: Engine) -> None:
+    samples = engine.sample([[1] * 120], SamplingParams(temperature=0, max_new_tokens=8))
+    assert samples.completion(0) == greedy_slowly(engine.model, [1] * 120, 8)
