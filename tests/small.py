@@ -73,6 +73,7 @@ def small(text: Path, *overrides: str) -> Recipe:
 
 def run_small(recipe: Recipe, folder: Path, **options: Any) -> RunFolder:
     """Bring a run to its end in this process, silently."""
+    torch.set_num_threads(1)
     place = RunFolder(folder)
     run(recipe, place, Ranks(), Console(quiet=True), **options)
     return place
@@ -106,8 +107,13 @@ def benthic(
         text=True,
         timeout=120,
         check=False,
-        **{"env": {**os.environ, "COLUMNS": "200"}, **options},
+        **{"env": environment(), **options},
     )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Wide lines; threads that wait do not spin, for a busy machine has no core to spare."""
+    return {**os.environ, "COLUMNS": "200", "OMP_WAIT_POLICY": "PASSIVE", **more}
 
 
 def settings(*more: str) -> list[str]:
@@ -119,6 +125,7 @@ def trainer(
     text: Path, *overrides: str
 ) -> tuple[LanguageModel, Optimizer, Callable[[int], dict[str, Any]]]:
     """A fresh small model, its optimizer, and its pretraining step."""
+    torch.set_num_threads(1)
     recipe = small(text, *overrides)
     model = LanguageModel(recipe.model)
     initialise(model, torch.Generator().manual_seed(0))

@@ -97,7 +97,7 @@ class Engine:
                 rows, at = rows[going], at[going]
                 token, draws, cache = token[keep], draws[keep], cache.index_select(1, keep)
             at_B = torch.from_numpy(at).to(logits.device)
-            mask = hidden[at_B]
+            mask = hidden[at_B, : int(at.max()) + 1]
             routing = Routing() if self.record_experts else None
             logits = decoder.decode(token, at_B, cache, mask, routing)
             if routing is not None and routing.ids:
@@ -124,7 +124,7 @@ class Engine:
                 return
             with torch.inference_mode():
                 at = torch.tensor([len(prompt) + new], device=token.device)
-                logits = decoder.decode(token, at, cache, hidden[at])
+                logits = decoder.decode(token, at, cache, hidden[at, : int(at) + 1])
 
     def _decoder(self) -> "LanguageModel | folded.Folded":
         """The model as it decodes fastest; folded anew each time, since training moves the weights."""

@@ -9,6 +9,7 @@ twin is `LanguageModel.decode`. Products are folded in fp64 and rounded once.
 Shapes: B rows, S cached position, D hidden, C = L + R cache entry, H heads, E experts, F expert width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ class Folded:
 
     def __init__(self, model: LanguageModel) -> None:
         c = model.config
-        self.eps, self.width = c.rms_norm_eps, (c.hidden_size,)
+        self.eps = c.rms_norm_eps
         self.heads, self.latent = c.num_attention_heads, c.kv_lora_rank
         self.size = c.kv_lora_rank + c.qk_rope_head_dim
         self.embedding = model.model.embed_tokens.weight
@@ -72,14 +73,20 @@ class Folded:
         mask_BS: Tensor,
         routing: Routing | None = None,
     ) -> Tensor:
-        """As `LanguageModel.decode`."""
+        """As `LanguageModel.decode`; the cache is read as far as the mask reaches."""
         x = F.embedding(tokens_B, self.embedding)
         cos, sin = self.cos[at_B][:, None], self.sin[at_B][:, None]
         rows, mask = torch.arange(len(tokens_B), device=x.device), mask_BS[:, None]
+        cache = cache[:, :, : mask_BS.shape[1]]
         for (attention, feed), cache_BSC in zip(self.layers, cache, strict=True):
             x = self._attend(attention, x, cos, sin, cache_BSC, rows, at_B, mask)
             x = self._feed(feed, x, routing)
-        return F.rms_norm(x, self.width, None, self.eps).double() @ self.head
+        return self._unit(x).double() @ self.head
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """x over its length; the weight behind it holds the norm's weight and sqrt(width)."""
+        square = (x * x).sum(dim=-1, keepdim=True)
+        return x * square.add_(self.eps * x.shape[-1]).rsqrt_()
 
     def _attend(
         self,
@@ -93,25 +100,25 @@ class Folded:
         mask: Tensor,
     ) -> Tensor:
         B, L = x.shape[0], self.latent
-        normed = F.rms_norm(x, self.width, None, self.eps)
+        normed = self._unit(x)
         if w.query_down is None:
             both = F.linear(normed, w.query).view(B, 2, self.heads + 1, self.size)
             turned = torch.addcmul(both[:, 0] * cos, both[:, 1], sin)
             query, entry = turned[:, :-1], turned[:, -1]
         else:
-            low = F.rms_norm(F.linear(normed, w.query_down), w.query_down.shape[:1], None, self.eps)
-            both = F.linear(low, w.query).view(B, 2, self.heads, self.size)
+            low = F.linear(normed, w.query_down)
+            both = F.linear(self._unit(low), w.query).view(B, 2, self.heads, self.size)
             query = torch.addcmul(both[:, 0] * cos, both[:, 1], sin)
             own = F.linear(normed, w.entry).view(B, 2, 1, self.size)
             entry = torch.addcmul(own[:, 0] * cos, own[:, 1], sin)[:, 0]
-        entry[:, :L] = F.rms_norm(entry[:, :L], (L,), w.latent_weight, self.eps)
+        entry[:, :L] = self._unit(entry[:, :L]).mul_(w.latent_weight)
         cache_BSC[rows, at_B] = entry
         share = torch.baddbmm(mask, query, cache_BSC.transpose(1, 2)).softmax(dim=-1)
         mixed = torch.bmm(share, cache_BSC[..., :L])
         return torch.addmm(x, mixed.view(B, -1), w.out)
 
     def _feed(self, w: _Feed, x: Tensor, routing: Routing | None) -> Tensor:
-        normed = F.rms_norm(x, self.width, None, self.eps)
+        normed = self._unit(x)
         inner = F.linear(normed, w.up)
         if w.router is None:
             gate, up = inner.chunk(2, dim=-1)
@@ -130,8 +137,8 @@ class Folded:
 
 
 def _under(matrix: Tensor, norm: Tensor) -> Tensor:
-    """A matrix that takes in the weight of the norm before it, fp64."""
-    return matrix.double() * norm.double()
+    """A matrix that takes in the weight of the norm before it, for `Folded._unit`, fp64."""
+    return matrix.double() * norm.double() * math.sqrt(norm.numel())
 
 
 def _turned(rows_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +181,7 @@ def _fold_attention(block: Block) -> _Attention:
         entry.flatten(0, 1).float(),
         down,
         query.flatten(0, 2).float(),
-        a.kv_a_layernorm.weight,
+        a.kv_a_layernorm.weight * math.sqrt(a.latent),
         out_HLD.flatten(0, 1).float(),
     )
 

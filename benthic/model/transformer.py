@@ -112,12 +112,15 @@ class LanguageModel(nn.Module):
         mask_BS: Tensor,
         routing: Routing | None = None,
     ) -> Tensor:
-        """Logits fp64 [B, V] after one more token a row, at `at_B` of `cache` [layers, B, S, C]."""
+        """Logits [B, V] after one more token a row, at `at_B` of `cache` [layers, B, S, C].
+
+        The cache is read as far as the mask reaches.
+        """
         x = self.model.embed_tokens(tokens_B)
-        cos, sin = self.cos[at_B], self.sin[at_B]
+        cos, sin, seen = self.cos[at_B], self.sin[at_B], mask_BS.shape[1]
         for i, block in enumerate(self.blocks):
-            x = block.decode(x, cos, sin, cache[i], at_B, mask_BS, routing)
-        return self.model.norm(x).double() @ self.lm_head.weight.double().t()
+            x = block.decode(x, cos, sin, cache[i, :, :seen], at_B, mask_BS, routing)
+        return self.lm_head(self.model.norm(x))
 
 
 def initialise(model: LanguageModel, generator: torch.Generator) -> None:

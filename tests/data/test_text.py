@@ -94,7 +94,7 @@ def test_the_hash_covers_names_and_bytes(tmp_path: Path, change: str) -> None:
     if change == "byte":
         first.write_text("?" + first.read_text()[1:])
     elif change == "name":
-        first.rename(root / "zero.txt")
+        first.rename(root / "000.md")  # keeps its place
     elif change == "more":
         (root / "new.txt").write_text("new")
     elif change == "fewer":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,20 +44,17 @@ def test_temperature_zero_is_the_greatest(row: list[float], uniform: float) -> N
 
 
 @given(
-    row=logits,
-    shut=st.sets(st.integers(0, 39)),
+    row=st.lists(st.floats(-30, 30, width=32) | st.just(-math.inf), min_size=1, max_size=20),
     uniform=st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, JUST_UNDER_ONE]),
     temperature=st.sampled_from([0.0, 0.5, 1.0, 100.0]),
 )
 def test_impossible_tokens_are_never_drawn(
-    row: list[float], shut: set[int], uniform: float, temperature: float
+    row: list[float], uniform: float, temperature: float
 ) -> None:
     """Not at either end of the uniform, and never an index out of range."""
-    masked = [-math.inf if i in shut else x for i, x in enumerate(row)]
-    if max(masked) == -math.inf:
-        return
-    (token,) = drawn(masked, torch.tensor([uniform], dtype=torch.float64), temperature).tolist()
-    assert 0 <= token < len(row) and masked[token] > -math.inf
+    assume(max(row) > -math.inf)
+    (token,) = drawn(row, torch.tensor([uniform], dtype=torch.float64), temperature).tolist()
+    assert 0 <= token < len(row) and row[token] > -math.inf
 
 
 @given(row=logits, uniform=st.floats(0, 1, exclude_max=True), temperature=st.floats(0, 5))
@@ -83,7 +80,8 @@ def test_a_row_of_uniforms_belongs_to_its_key(seed: int, keys: list[int], count:
 
 
 def test_other_seeds_and_keys_give_other_uniforms() -> None:
-    rows = np.concatenate([uniforms(0, [0, 1, 2], 4), uniforms(1, [0, 1, 2], 4)])
+    keys = [0, 1, 2, 3, 4, 999, 2**40]
+    rows = np.concatenate([uniforms(seed, keys, 4) for seed in (0, 1, 2**31)])
     assert len(np.unique(rows)) == rows.size
 
 

@@ -47,7 +47,7 @@ def test_figure_is_the_slow_loop(tiny: ModelConfig, seeded: Build, size: int, wi
 
 
 class Costs(torch.nn.Module):
-    """A model whose loss at a target says which token it was: byte b costs 2^b, one target each."""
+    """Stands for a model where a byte costs its own value, so the sum tells what was scored."""
 
     cos = torch.zeros(1)
 
