@@ -57,7 +57,7 @@ def finish(out: Path, name: str, settings: list[str], base: Path | None = None) 
     run_recipe(
         recipe,
         folder,
-        connect(recipe.device),
+        connect(recipe.device, recipe.pretrain.micro_batches),
         Console(quiet=True),
         force_rl=True,
         base=RunFolder(base.absolute()) if base else None,

@@ -55,7 +55,7 @@ def run(
     from benthic.run import run as run_recipe
     from benthic.train.parallel import connect, disconnect
 
-    ranks = connect(resolved.device)
+    ranks = connect(resolved.device, resolved.pretrain.micro_batches)
     try:
         run_recipe(
             resolved,

@@ -79,8 +79,10 @@ def rl_step(
     device = model.cos.device
     # answers, reward, right, tokens thought, answers that think, groups kept, their tokens; work
     count = torch.zeros(9, dtype=torch.float64)
-    for number in ranks.deal(config.micro_batches):
-        rollout = roll_out(sampler, task, config, step, number, seed)
+    rollouts = ranks.each(
+        lambda number: roll_out(sampler, task, config, step, number, seed), config.micro_batches
+    )
+    for number, rollout in zip(ranks.deal(config.micro_batches), rollouts, strict=True):
         advantage, kept = advantages(rollout.rewards)
         batches[number] = to_batch(rollout.samples, advantage.flatten(), device)
         answered = batches[number].answered & (advantage.flatten() != 0).to(device)[:, None]
@@ -102,11 +104,11 @@ def rl_step(
     }
     if not tokens:
         return None, shown, work
-    ratio_max = [0.0]
+    ratios: list[float] = []
 
     def part(number: int) -> Part:
         done, highest = _part(model, batches[number], tokens, config)
-        ratio_max[0] = max(ratio_max[0], highest)
+        ratios.append(highest)
         return done
 
     result = train_step(
@@ -120,7 +122,7 @@ def rl_step(
         ranks=ranks,
     )
     shown["clip_share"] = result.sums[0] / tokens
-    shown["ratio_max"] = ratio_max[0]
+    shown["ratio_max"] = max(ratios)
     return result, shown, work
 
 

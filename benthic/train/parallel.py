@@ -1,26 +1,35 @@
-"""Data parallelism by torch.distributed, applied from outside the model.
+"""Data parallelism by threads and by torch.distributed, applied from outside the model.
 
-Every rank holds the whole model. A step's parts (micro-batches) are dealt to the ranks in turn;
-their gradients are summed by one all-reduce, so two ranks add the same two numbers as one rank
-does.
+Every rank holds the whole model. A step's parts (micro-batches) are dealt to the ranks in turn, and
+a rank on a CPU runs its parts side by side, a thread each. Small operations gain little from more cores and
+their sums change with the number of threads, so a part has the same threads on any number of ranks:
+two ranks add, by one all-reduce, the same two gradients to the bit that one rank adds.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among its peers; one alone if torchrun did not start it."""
+    """This process among its peers; one alone if torchrun did not start it.
+
+    `pool` runs this rank's parts side by side; none: one after the other.
+    """
 
     rank: int = 0
     size: int = 1
     per_machine: int = 1
+    pool: ThreadPoolExecutor | None = None
 
     @property
     def first(self) -> bool:
@@ -38,6 +47,13 @@ class Ranks:
                 f"start a number of ranks that divides it, or set it to {self.size}"
             )
         return range(self.rank, parts, self.size)
+
+    def each(self, work: Callable[[int], Result], parts: int) -> list[Result]:
+        """`work(number)` for each of this rank's parts, results in their order."""
+        mine = self.deal(parts)
+        if self.pool is None or len(mine) == 1:
+            return [work(number) for number in mine]
+        return list(self.pool.map(work, mine))
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks: one all-reduce for each dtype."""
@@ -71,20 +87,31 @@ class Ranks:
             dist.barrier()
 
 
-def connect(device: str) -> Ranks:
-    """Join the peers that torchrun started, by gloo or NCCL; set threads and device."""
+def connect(device: str, parts: int) -> Ranks:
+    """Join the peers that torchrun started, by gloo or NCCL; set threads and device.
+
+    `parts`: of a step, over all ranks; they share the machine's cores.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("device is 'cuda', but PyTorch sees no GPU here: use --set device=cpu")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.set_num_threads(max(1, available_cores() // local))
+    threads = max(1, available_cores() // parts)
+    torch.set_num_threads(threads)
+    side_by_side = available_cores() // (threads * local)
+    pool = None
+    if device == "cpu" and side_by_side > 1:
+        # Each of the pool's threads has its own setting, for forward and backward alike.
+        pool = ThreadPoolExecutor(
+            side_by_side, "benthic-part", torch.set_num_threads, initargs=(threads,)
+        )
     if size == 1:
-        return Ranks()
+        return Ranks(pool=pool)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), size, local)
+    return Ranks(dist.get_rank(), size, local, pool)
 
 
 def disconnect() -> None:

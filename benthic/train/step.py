@@ -58,26 +58,35 @@ def train_step(
 
     Raises TrainingError if the loss or the gradient is not finite; the weights are then unchanged.
     """
-    total: list[Tensor] = []
-    for number in ranks.deal(parts):
+    parameters = list(model.parameters())
+
+    def differentiate(number: int) -> tuple[list[Tensor], list[Tensor]]:
         done = part(number)
-        done.loss.backward()
-        figures = [done.loss.detach().double()[None], done.load, done.sums]
-        total = [a + b for a, b in zip(total, figures, strict=True)] if total else figures
-    for p in model.parameters():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = torch.autograd.grad(
+            done.loss, parameters, allow_unused=True, materialize_grads=True
+        )
+        return [g.contiguous() for g in gradients], [
+            done.loss.detach().double()[None],
+            done.load,
+            done.sums,
+        ]
+
+    (gradients, total), *others = ranks.each(differentiate, parts)
+    for more, figures in others:
+        torch._foreach_add_(gradients, more)
+        torch._foreach_add_(total, figures)
     ranks.sum([*gradients, *total])
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient
     loss, load, sums = total
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
     if not (torch.isfinite(loss).all() and torch.isfinite(norm)):
         raise TrainingError(
             f"the loss ({loss.item():g}) or its gradient (norm {norm.item():g}) is not finite: "
             "lower learning_rate or clip and start again with --fresh"
         )
     optimizer.step(lr)
-    for p in model.parameters():
+    for p in parameters:
         p.grad = None
     if bias_rate:
         for router, counts in zip(model.routers, load, strict=True):

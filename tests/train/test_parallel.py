@@ -46,12 +46,12 @@ def test_machines_are_counted_from_their_ranks() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_named_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="use --set device=cpu"):
-        connect("cuda")
+        connect("cuda", 2)
 
 
 def test_alone_a_process_takes_all_its_cores() -> None:
     before = torch.get_num_threads()
-    assert connect("cpu") == Ranks()
+    assert connect("cpu", 4096) == Ranks()
     assert torch.get_num_threads() == available_cores()
     torch.set_num_threads(before)
 
