@@ -123,6 +123,8 @@ class ReasonConfig:
     """the ratio's lower bound is 1 - clip_low"""
     clip_high: float = 0.28
     """the ratio's upper bound is 1 + clip_high (DAPO, arXiv:2503.14476)"""
+    precision: typing.Literal["fp32", "fp64"] = "fp32"
+    """of sampling and of the update's forward and backward; the weights stay fp32"""
     reward: typing.Literal["rule", "random"] = "rule"
     """'random' pays a fair coin instead of the right answer: a control"""
     gate_gap: float = 0.3

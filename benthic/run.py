@@ -5,6 +5,7 @@ Every second is a row in the ledger. Under torchrun all ranks train; the first o
 and bills.
 """
 
+import copy
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -264,12 +265,13 @@ def _reason(session: Session, model: LanguageModel, task: Task) -> None:
         loop.restore(session.folder.checkpoints, "rl", model)
         return
     optimizer = Optimizer(model, weight_decay=config.weight_decay)
-    engine = Engine(model)
+    twin = copy.deepcopy(model).double() if config.precision == "fp64" else None
+    engine = Engine(twin or model)
     with session.billed("rl", "rl") as meter:
 
         def step(number: int) -> dict[str, Any]:
             result, figures, work = rl_step(
-                model, optimizer, engine, task, config, number, recipe.seed, session.ranks
+                model, optimizer, twin, engine, task, config, number, recipe.seed, session.ranks
             )
             meter.add(tokens=work.tokens, flops=work.flops)
             row: dict[str, Any] = dict(figures)

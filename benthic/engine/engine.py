@@ -82,7 +82,7 @@ class Engine:
         if self.record_experts:
             for row, ids in enumerate(prefill_ids):
                 experts[row, : len(ids)] = ids
-        decoder, hidden = self._decoder(), _later(S, logits.device)
+        decoder, hidden = self._decoder(), _later(S, cache)
         for new in range(params.max_new_tokens):
             token, log_p = choose(logits, draws[:, new], params.temperature)
             chosen = token.cpu().numpy()
@@ -114,7 +114,7 @@ class Engine:
         draws = torch.from_numpy(uniforms(params.seed, [0], params.max_new_tokens))
         draws = draws.to(self.model.cos.device)
         logits, cache, _ = self._prefill([prompt], S)
-        decoder, hidden = self._decoder(), _later(S, logits.device)
+        decoder, hidden = self._decoder(), _later(S, cache)
         for new in range(params.max_new_tokens):
             with torch.inference_mode():
                 token, _ = choose(logits, draws[:, new], params.temperature)
@@ -140,7 +140,7 @@ class Engine:
         P = max(len(p) for p in distinct)
         padded = torch.tensor([[*p, *[EOS] * (P - len(p))] for p in distinct], device=device)
         width = config.kv_lora_rank + config.qk_rope_head_dim
-        cache = torch.zeros(config.num_hidden_layers, len(distinct), S, width, device=device)
+        cache = self.model.cos.new_zeros(config.num_hidden_layers, len(distinct), S, width)
         routing = Routing()
         hidden = self.model(padded, routing=routing, cache=cache)
         last = torch.tensor([len(p) - 1 for p in distinct], device=device)
@@ -167,6 +167,6 @@ class Engine:
                 )
 
 
-def _later(S: int, device: torch.device) -> Tensor:
+def _later(S: int, like: Tensor) -> Tensor:
     """Additive mask [S, S]: row t hides the positions after t."""
-    return torch.full((S, S), -torch.inf, device=device).triu_(1)
+    return like.new_full((S, S), -torch.inf).triu_(1)

@@ -59,7 +59,7 @@ class Folded:
         self.heads, self.latent = c.num_attention_heads, c.kv_lora_rank
         self.size = c.kv_lora_rank + c.qk_rope_head_dim
         self.embedding = model.model.embed_tokens.weight
-        flat = torch.ones(model.cos.shape[0], self.latent, device=model.cos.device)
+        flat = model.cos.new_ones(model.cos.shape[0], self.latent)
         self.cos = torch.cat([flat, model.cos, model.cos], dim=1)
         self.sin = torch.cat([flat * 0, model.sin, model.sin], dim=1)
         self.layers = [(_fold_attention(b), _fold_feed(b)) for b in model.blocks]
@@ -162,7 +162,7 @@ def _fold_attention(block: Block) -> _Attention:
     if a.q_lora_rank is None:
         down, query_D = None, _under(a.q_proj.weight, norm)
     else:
-        down = _under(a.q_a_proj.weight, norm).float()
+        down = _under(a.q_a_proj.weight, norm).to(norm.dtype)
         query_D = _under(a.q_b_proj.weight, a.q_a_layernorm.weight)
     q_HQD = query_D.view(a.heads, a.nope + a.rope, -1) * a.scale
     latent_HLD = up_HML[:, : a.nope].transpose(1, 2) @ q_HQD[:, : a.nope]
@@ -178,11 +178,11 @@ def _fold_attention(block: Block) -> _Attention:
     out_DHV = a.o_proj.weight.double().view(-1, a.heads, a.value)
     out_HLD = torch.einsum("dhv,hvl->hld", out_DHV, up_HML[:, a.nope :])
     return _Attention(
-        entry.flatten(0, 1).float(),
+        entry.flatten(0, 1).to(norm.dtype),
         down,
-        query.flatten(0, 2).float(),
+        query.flatten(0, 2).to(norm.dtype),
         a.kv_a_layernorm.weight * math.sqrt(a.latent),
-        out_HLD.flatten(0, 1).float(),
+        out_HLD.flatten(0, 1).to(norm.dtype),
     )
 
 
@@ -190,12 +190,12 @@ def _fold_feed(block: Block) -> _Feed:
     norm, mlp = block.post_attention_layernorm.weight, block.mlp
     if isinstance(mlp, DenseMLP):
         up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        return _Feed(None, 0, _under(up, norm).float(), mlp.down_proj.weight.t().contiguous())
+        return _Feed(None, 0, _under(up, norm).to(norm.dtype), mlp.down_proj.weight.t().contiguous())
     assert isinstance(mlp, SparseMLP)
     gate, ups = mlp.experts.gate_up_proj.chunk(2, dim=1)
     shared = mlp.shared_experts
     rows = [mlp.gate.weight, gate.flatten(0, 1), shared.gate_proj.weight]
     rows += [ups.flatten(0, 1), shared.up_proj.weight]
     down = [mlp.experts.down_proj.transpose(1, 2).flatten(0, 1), shared.down_proj.weight.t()]
-    up = _under(torch.cat(rows), norm).float()
+    up = _under(torch.cat(rows), norm).to(norm.dtype)
     return _Feed(mlp.gate, mlp.gate.weight.shape[0], up, torch.cat(down))

@@ -81,8 +81,9 @@ class Router(nn.Module):
         return weight * self.config.routed_scaling_factor
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        """Scores [N, E] in fp32."""
-        return F.linear(x_ND.float(), self.weight.float()).sigmoid()
+        """Scores [N, E], in fp32 at least."""
+        precise = torch.promote_types(x_ND.dtype, torch.float32)
+        return F.linear(x_ND.to(precise), self.weight.to(precise)).sigmoid()
 
 
 class Experts(nn.Module):
@@ -227,5 +228,7 @@ def _grouped_mm_runs(x: Tensor) -> bool:
     runs = on_cpu or x.dtype == torch.bfloat16
     if not runs and str(x.dtype) not in _told:
         _told.add(str(x.dtype))
-        log.warning("experts run as a loop: grouped_mm does not take %s on %s", x.dtype, x.device)
+        # fp64 is asked for by name; a GPU in fp32 may be a surprise.
+        level = logging.INFO if x.dtype == torch.float64 else logging.WARNING
+        log.log(level, "experts run as a loop: no grouped_mm for %s on %s", x.dtype, x.device)
     return runs

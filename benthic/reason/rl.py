@@ -64,6 +64,7 @@ class RlBatch:
 def rl_step(
     model: LanguageModel,
     optimizer: Optimizer,
+    twin: LanguageModel | None,
     sampler: Sampler,
     task: Task,
     config: ReasonConfig,
@@ -73,8 +74,14 @@ def rl_step(
 ) -> tuple[StepResult | None, dict[str, float], Work]:
     """One batch of groups and one update from it; none where no group has spread.
 
+    `twin` is the policy in another precision, if there is one: it is set to the model's weights
+    first, the update differentiates it, and the sampler should sample from it.
+
     Returns the step's result, its figures (means over the batch's answers), and the work done.
     """
+    if twin is not None:
+        twin.load_state_dict(model.state_dict())
+    policy = twin or model
     batches: dict[int, RlBatch] = {}
     device = model.cos.device
     # answers, reward, right, tokens thought, answers that think, groups kept, their tokens; work
@@ -107,7 +114,7 @@ def rl_step(
     ratios: list[float] = []
 
     def part(number: int) -> Part:
-        done, highest = _part(model, batches[number], tokens, config)
+        done, highest = _part(policy, batches[number], tokens, config)
         ratios.append(highest)
         return done
 
@@ -120,6 +127,7 @@ def rl_step(
         clip=config.clip,
         bias_rate=0.0,
         ranks=ranks,
+        twin=twin,
     )
     shown["clip_share"] = result.sums[0] / tokens
     shown["ratio_max"] = max(ratios)

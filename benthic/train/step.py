@@ -53,19 +53,24 @@ def train_step(
     clip: float,
     bias_rate: float,
     ranks: Ranks,
+    twin: LanguageModel | None = None,
 ) -> StepResult:
     """Run this rank's parts, then the update, which is the same on every rank.
+
+    The parts' losses are functions of `twin`, if one is given: a copy of the model in another
+    precision, whose gradients are the model's.
 
     Raises TrainingError if the loss or the gradient is not finite; the weights are then unchanged.
     """
     parameters = list(model.parameters())
+    functions_of = list((twin or model).parameters())
 
     def differentiate(number: int) -> tuple[list[Tensor], list[Tensor]]:
         done = part(number)
         gradients = torch.autograd.grad(
-            done.loss, parameters, allow_unused=True, materialize_grads=True
+            done.loss, functions_of, allow_unused=True, materialize_grads=True
         )
-        return [g.contiguous() for g in gradients], [
+        return [g.to(p.dtype).contiguous() for g, p in zip(gradients, parameters, strict=True)], [
             done.loss.detach().double()[None],
             done.load,
             done.sums,

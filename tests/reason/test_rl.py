@@ -65,7 +65,7 @@ class Impossible:
 
 def step(model: LanguageModel, optimizer: Any, config: ReasonConfig, **more: Any) -> Any:
     task = more.get("task", TASK)
-    return rl_step(model, optimizer, Engine(model), task, config, 0, 0, Ranks())
+    return rl_step(model, optimizer, None, Engine(model), task, config, 0, 0, Ranks())
 
 
 @pytest.fixture
