@@ -38,8 +38,10 @@ def model_of(arguments: list[str]) -> LanguageModel:
 
 
 def main() -> None:
-    from transformers import DeepseekV3ForCausalLM
+    from transformers import DeepseekV3ForCausalLM, logging
 
+    logging.set_verbosity_error()  # the look-ahead block is told to be left out, three times
+    logging.disable_progress_bar()
     heading("transformers")
     model = model_of(sys.argv[1:])
     engine = Engine(model, record_experts=False)

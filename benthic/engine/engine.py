@@ -48,6 +48,7 @@ class Engine:
     def __init__(self, model: LanguageModel, *, record_experts: bool = True) -> None:
         self.model = model
         self.record_experts = record_experts
+        self._folded: tuple[list[int], folded.Folded] | None = None
 
     @torch.inference_mode()
     def sample(
@@ -60,8 +61,8 @@ class Engine:
 
         ValueError if a prompt is empty or too long for the model.
         """
-        B, config = len(prompts), self.model.config
         self._check(prompts, params.max_new_tokens)
+        B, config = len(prompts), self.model.config
         start = np.array([len(p) for p in prompts], dtype=np.int64)
         S = int(start.max()) + params.max_new_tokens
         tokens = np.full((B, S), EOS, dtype=np.int64)
@@ -71,11 +72,7 @@ class Engine:
         experts = np.full(
             (B, S, config.num_moe_layers, config.num_experts_per_tok), -1, dtype=np.int16
         )
-        draws = torch.from_numpy(
-            uniforms(
-                params.seed, list(keys if keys is not None else range(B)), params.max_new_tokens
-            )
-        ).to(self.model.cos.device)
+        draws = self._draws(params, range(B) if keys is None else keys)
         lengths = start.copy()
         rows, at = np.arange(B), start.copy()
         logits, cache, prefill_ids = self._prefill(prompts, S)
@@ -83,6 +80,7 @@ class Engine:
             for row, ids in enumerate(prefill_ids):
                 experts[row, : len(ids)] = ids
         decoder, hidden = self._decoder(), _later(S, cache)
+        level = bool((at == at[0]).all())  # all rows stand at the same position
         for new in range(params.max_new_tokens):
             token, log_p = choose(logits, draws[:, new], params.temperature)
             chosen = token.cpu().numpy()
@@ -96,8 +94,9 @@ class Engine:
                 keep = torch.from_numpy(np.flatnonzero(going)).to(logits.device)
                 rows, at = rows[going], at[going]
                 token, draws, cache = token[keep], draws[keep], cache.index_select(1, keep)
-            at_B = torch.from_numpy(at).to(logits.device)
-            mask = hidden[at_B, : int(at.max()) + 1]
+            at_B = torch.from_numpy(at[:1] if level else at).to(logits.device)
+            last = int(at[0] if level else at.max())
+            mask = (hidden[last : last + 1] if level else hidden[at_B])[:, : last + 1]
             routing = Routing() if self.record_experts else None
             logits = decoder.decode(token, at_B, cache, mask, routing)
             if routing is not None and routing.ids:
@@ -111,8 +110,7 @@ class Engine:
         """Tokens of one completion as they come, <eos> included."""
         self._check([prompt], params.max_new_tokens)
         S = len(prompt) + params.max_new_tokens
-        draws = torch.from_numpy(uniforms(params.seed, [0], params.max_new_tokens))
-        draws = draws.to(self.model.cos.device)
+        draws = self._draws(params, [0])
         logits, cache, _ = self._prefill([prompt], S)
         decoder, hidden = self._decoder(), _later(S, cache)
         for new in range(params.max_new_tokens):
@@ -126,9 +124,21 @@ class Engine:
                 at = torch.tensor([len(prompt) + new], device=token.device)
                 logits = decoder.decode(token, at, cache, hidden[at, : int(at) + 1])
 
-    def _decoder(self) -> "LanguageModel | folded.Folded":
-        """The model as it decodes fastest; folded anew each time, since training moves the weights."""
-        return folded.Folded(self.model) if folded.pays(self.model) else self.model
+    def _draws(self, params: SamplingParams, keys: Sequence[int]) -> Tensor:
+        """Uniform numbers [B, max_new_tokens]; greedy decoding looks at none."""
+        if params.temperature == 0:
+            return torch.zeros(len(keys), params.max_new_tokens)
+        drawn = torch.from_numpy(uniforms(params.seed, list(keys), params.max_new_tokens))
+        return drawn.to(self.model.cos.device)
+
+    def _decoder(self) -> LanguageModel | folded.Folded:
+        """The model as it decodes fastest, folded anew when a weight has been written to."""
+        if not folded.pays(self.model):
+            return self.model
+        versions = [p._version for p in self.model.parameters()]
+        if self._folded is None or self._folded[0] != versions:
+            self._folded = versions, folded.Folded(self.model)
+        return self._folded[1]
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], S: int
@@ -144,8 +154,7 @@ class Engine:
         routing = Routing()
         hidden = self.model(padded, routing=routing, cache=cache)
         last = torch.tensor([len(p) - 1 for p in distinct], device=device)
-        ends = hidden[torch.arange(len(distinct), device=device), last]
-        logits = ends.double() @ self.model.lm_head.weight.double().t()
+        logits = self.model.lm_head(hidden[torch.arange(len(distinct), device=device), last])
         row = torch.tensor([number[tuple(p)] for p in prompts], device=device)
         ids: list[NDArray[np.int64]] = []
         if self.record_experts and routing.ids:

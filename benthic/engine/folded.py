@@ -21,7 +21,10 @@ from benthic.model.block import Block
 from benthic.model.moe import DenseMLP, Router, Routing, SparseMLP
 from benthic.model.transformer import LanguageModel
 
-LIMIT = 4_000_000  # parameters; beyond, memory traffic decides, and running all experts would add to it
+_Index = tuple[slice, int] | tuple[Tensor, Tensor]
+LIMIT = (
+    4_000_000  # parameters; beyond, memory traffic decides, and running all experts would add to it
+)
 
 
 def pays(model: LanguageModel) -> bool:
@@ -31,7 +34,10 @@ def pays(model: LanguageModel) -> bool:
 
 @dataclass(frozen=True)
 class _Attention:
-    """`entry` [2C, D] and `query` [2HC, D or query latent]: straight rows, then turned rows."""
+    """`entry` [C + R, D] and `query` [H * (C + R), D or query latent]: turned twins of R last.
+
+    Without a query latent, one matrix `query` makes both: H + 1 in place of H, the entry's last.
+    """
 
     entry: Tensor
     query_down: Tensor | None
@@ -59,11 +65,11 @@ class Folded:
         self.heads, self.latent = c.num_attention_heads, c.kv_lora_rank
         self.size = c.kv_lora_rank + c.qk_rope_head_dim
         self.embedding = model.model.embed_tokens.weight
-        flat = model.cos.new_ones(model.cos.shape[0], self.latent)
-        self.cos = torch.cat([flat, model.cos, model.cos], dim=1)
-        self.sin = torch.cat([flat * 0, model.sin, model.sin], dim=1)
+        self.cos = torch.cat([model.cos, model.cos], dim=1)
+        self.sin = torch.cat([model.sin, model.sin], dim=1)
         self.layers = [(_fold_attention(b), _fold_feed(b)) for b in model.blocks]
-        self.head = _under(model.lm_head.weight, model.model.norm.weight).t().contiguous()
+        head = _under(model.lm_head.weight, model.model.norm.weight)
+        self.head = head.t().contiguous().to(self.embedding.dtype)
 
     def decode(
         self,
@@ -73,15 +79,22 @@ class Folded:
         mask_BS: Tensor,
         routing: Routing | None = None,
     ) -> Tensor:
-        """As `LanguageModel.decode`; the cache is read as far as the mask reaches."""
+        """As `LanguageModel.decode`."""
         x = F.embedding(tokens_B, self.embedding)
-        cos, sin = self.cos[at_B][:, None], self.sin[at_B][:, None]
-        rows, mask = torch.arange(len(tokens_B), device=x.device), mask_BS[:, None]
+        where: _Index
+        mask: Tensor | None
+        if len(at_B) == 1:  # all rows stand at one position, which sees the whole slice
+            place = int(at_B)
+            where, mask = (slice(None), place), None
+            cos, sin = self.cos[place], self.sin[place]
+        else:
+            where, mask = (torch.arange(len(x), device=x.device), at_B), mask_BS[:, None]
+            cos, sin = self.cos[at_B][:, None], self.sin[at_B][:, None]
         cache = cache[:, :, : mask_BS.shape[1]]
         for (attention, feed), cache_BSC in zip(self.layers, cache, strict=True):
-            x = self._attend(attention, x, cos, sin, cache_BSC, rows, at_B, mask)
+            x = self._attend(attention, x, cos, sin, cache_BSC, where, mask)
             x = self._feed(feed, x, routing)
-        return self._unit(x).double() @ self.head
+        return self._unit(x) @ self.head
 
     def _unit(self, x: Tensor) -> Tensor:
         """x over its length; the weight behind it holds the norm's weight and sqrt(width)."""
@@ -95,27 +108,33 @@ class Folded:
         cos: Tensor,
         sin: Tensor,
         cache_BSC: Tensor,
-        rows: Tensor,
-        at_B: Tensor,
-        mask: Tensor,
+        where: _Index,
+        mask: Tensor | None,
     ) -> Tensor:
-        B, L = x.shape[0], self.latent
+        H, L = self.heads, self.latent
         normed = self._unit(x)
         if w.query_down is None:
-            both = F.linear(normed, w.query).view(B, 2, self.heads + 1, self.size)
-            turned = torch.addcmul(both[:, 0] * cos, both[:, 1], sin)
-            query, entry = turned[:, :-1], turned[:, -1]
+            both = self._rotated(F.linear(normed, w.query), H + 1, cos, sin)
+            query, entry = both[:, :H], both[:, H]
         else:
-            low = F.linear(normed, w.query_down)
-            both = F.linear(self._unit(low), w.query).view(B, 2, self.heads, self.size)
-            query = torch.addcmul(both[:, 0] * cos, both[:, 1], sin)
-            own = F.linear(normed, w.entry).view(B, 2, 1, self.size)
-            entry = torch.addcmul(own[:, 0] * cos, own[:, 1], sin)[:, 0]
-        entry[:, :L] = self._unit(entry[:, :L]).mul_(w.latent_weight)
-        cache_BSC[rows, at_B] = entry
-        share = torch.baddbmm(mask, query, cache_BSC.transpose(1, 2)).softmax(dim=-1)
-        mixed = torch.bmm(share, cache_BSC[..., :L])
-        return torch.addmm(x, mixed.view(B, -1), w.out)
+            low = self._unit(F.linear(normed, w.query_down))
+            query = self._rotated(F.linear(low, w.query), H, cos, sin)
+            entry = self._rotated(F.linear(normed, w.entry), 1, cos, sin)[:, 0]
+        latent = entry[:, :L]
+        latent.copy_(self._unit(latent).mul_(w.latent_weight))
+        cache_BSC[where] = entry
+        keys = cache_BSC.transpose(1, 2)
+        score = torch.bmm(query, keys) if mask is None else torch.baddbmm(mask, query, keys)
+        mixed = torch.bmm(score.softmax(dim=-1), cache_BSC[..., :L])
+        return torch.addmm(x, mixed.view(len(x), -1), w.out)
+
+    def _rotated(self, rows: Tensor, count: int, cos: Tensor, sin: Tensor) -> Tensor:
+        """[B, count * (C + R)], the turned twins last, to [B, count, C] with R rotated in place."""
+        straight = count * self.size
+        out = rows[:, :straight].unflatten(1, (count, self.size))
+        turned = rows[:, straight:].unflatten(1, (count, cos.shape[-1]))
+        out[..., self.latent :].mul_(cos).addcmul_(turned, sin)
+        return out
 
     def _feed(self, w: _Feed, x: Tensor, routing: Routing | None) -> Tensor:
         normed = self._unit(x)
@@ -153,12 +172,7 @@ def _fold_attention(block: Block) -> _Attention:
     up_HML = a.kv_b_proj.weight.double().view(a.heads, a.nope + a.value, a.latent)
     entry_CD = _under(a.kv_a_proj_with_mqa.weight, norm)
     key, key_turned = _turned(entry_CD[a.latent :])
-    entry = torch.stack(
-        [
-            torch.cat([entry_CD[: a.latent], key]),
-            torch.cat([torch.zeros_like(entry_CD[: a.latent]), key_turned]),
-        ]
-    )
+    entry, entry_turned = torch.cat([entry_CD[: a.latent], key])[None], key_turned[None]
     if a.q_lora_rank is None:
         down, query_D = None, _under(a.q_proj.weight, norm)
     else:
@@ -166,31 +180,32 @@ def _fold_attention(block: Block) -> _Attention:
         query_D = _under(a.q_b_proj.weight, a.q_a_layernorm.weight)
     q_HQD = query_D.view(a.heads, a.nope + a.rope, -1) * a.scale
     latent_HLD = up_HML[:, : a.nope].transpose(1, 2) @ q_HQD[:, : a.nope]
-    rope, rope_turned = _turned(q_HQD[:, a.nope :])
-    query = torch.stack(
-        [
-            torch.cat([latent_HLD, rope], dim=1),
-            torch.cat([torch.zeros_like(latent_HLD), rope_turned], dim=1),
-        ]
-    )
-    if down is None:  # one product makes queries and entry
-        query = torch.cat([query, entry[:, None]], dim=1)
+    rope, turned = _turned(q_HQD[:, a.nope :])
+    query = torch.cat([latent_HLD, rope], dim=1)
+    if down is None:
+        query, turned = torch.cat([query, entry]), torch.cat([turned, entry_turned])
     out_DHV = a.o_proj.weight.double().view(-1, a.heads, a.value)
     out_HLD = torch.einsum("dhv,hvl->hld", out_DHV, up_HML[:, a.nope :])
     return _Attention(
-        entry.flatten(0, 1).to(norm.dtype),
+        _stack(entry, entry_turned).to(norm.dtype),
         down,
-        query.flatten(0, 2).to(norm.dtype),
+        _stack(query, turned).to(norm.dtype),
         a.kv_a_layernorm.weight * math.sqrt(a.latent),
         out_HLD.flatten(0, 1).to(norm.dtype),
     )
+
+
+def _stack(straight: Tensor, turned: Tensor) -> Tensor:
+    return torch.cat([straight.flatten(0, 1), turned.flatten(0, 1)])
 
 
 def _fold_feed(block: Block) -> _Feed:
     norm, mlp = block.post_attention_layernorm.weight, block.mlp
     if isinstance(mlp, DenseMLP):
         up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        return _Feed(None, 0, _under(up, norm).to(norm.dtype), mlp.down_proj.weight.t().contiguous())
+        return _Feed(
+            None, 0, _under(up, norm).to(norm.dtype), mlp.down_proj.weight.t().contiguous()
+        )
     assert isinstance(mlp, SparseMLP)
     gate, ups = mlp.experts.gate_up_proj.chunk(2, dim=1)
     shared = mlp.shared_experts

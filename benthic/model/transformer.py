@@ -114,9 +114,11 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Logits [B, V] after one more token a row, at `at_B` of `cache` [layers, B, S, C].
 
-        The cache is read as far as the mask reaches.
+        One element in `at_B` and one row in `mask_BS` stand for all rows. The cache is read as
+        far as the mask reaches.
         """
         x = self.model.embed_tokens(tokens_B)
+        at_B = at_B.expand(len(tokens_B))
         cos, sin, seen = self.cos[at_B], self.sin[at_B], mask_BS.shape[1]
         for i, block in enumerate(self.blocks):
             x = block.decode(x, cos, sin, cache[i, :, :seen], at_B, mask_BS, routing)
@@ -144,17 +146,9 @@ def document_mask(document_BT: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
-def token_log_probs(
-    model: LanguageModel, hidden_BTD: Tensor, next_BT: Tensor, *, exact: bool = False
-) -> Tensor:
-    """Log-probability [B, T] of each next token, fp32, at temperature 1.
-
-    `exact` runs the output head in fp64: logits far from zero that all tokens share cancel in the
-    softmax, but fp32 sums have rounded at their size before. Sampler and trainer both do so.
-    """
-    if exact:
-        logits = hidden_BTD.double() @ model.lm_head.weight.double().t()
-    else:
-        logits = model.lm_head(hidden_BTD).float()
+def token_log_probs(model: LanguageModel, hidden_BTD: Tensor, next_BT: Tensor) -> Tensor:
+    """Log-probability [B, T] of each next token at temperature 1, in fp32 at least."""
+    logits = model.lm_head(hidden_BTD)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_p = -F.cross_entropy(logits.flatten(0, 1), next_BT.flatten(), reduction="none")
-    return log_p.view_as(next_BT).float()
+    return log_p.view_as(next_BT)

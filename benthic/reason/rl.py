@@ -183,7 +183,7 @@ def policy_log_probs(model: LanguageModel, batch: RlBatch) -> tuple[Tensor, Rout
     """The trainer's log-probabilities [B, T - 1] of the samples, under the sampler's experts."""
     routing = Routing(replay=batch.replay)
     hidden = model(batch.tokens[:, :-1], routing=routing)
-    return token_log_probs(model, hidden, batch.tokens[:, 1:], exact=True), routing
+    return token_log_probs(model, hidden, batch.tokens[:, 1:]), routing
 
 
 def _flops(config: ModelConfig, samples: Samples, group: int) -> int:
