@@ -1,8 +1,9 @@
 """What must fail: the controls of the claim that reinforcement selects what pretraining planted.
 
-Claim: each control gains less than 3 points of greedy accuracy, against 80 or more for the recipe. On
-the same budget: no worked documents; 5 % worked documents; a random reward (forked from the main run's base);
-the compute of reinforcement spent on more pretraining. The gate refuses the first two, so they are forced.
+Claim: each control gains less than 3 points of greedy accuracy, against 80 or more for the
+recipe. On the same budget: no worked documents; 5 % worked documents; a random reward (forked
+from the main run's base); the compute of reinforcement spent on more pretraining. The gate
+refuses the first two, so they are forced.
 
     python benchmarks/controls.py [--out FOLDER] [--seeds 0 1 2] [--only no-worked few-worked]
 """
@@ -41,7 +42,7 @@ class Change:
 
     def __str__(self) -> str:
         gain = self.after - self.before
-        # Newcombe's interval for a difference, the two shares taken as independent: wider, not narrower.
+        # Wald's interval; the shares are taken as independent, which makes it wider.
         spread = 1.959964 * math.sqrt(
             (self.before * (1 - self.before) + self.after * (1 - self.after)) / self.n
         )

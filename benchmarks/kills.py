@@ -1,8 +1,8 @@
 """Ten SIGKILLs in one short run; the weights must be bit-equal to the undisturbed run's.
 
-The laptop recipe is shortened to about 20 seconds. Kills fall at random moments drawn from a seed: at
-least three in reinforcement and one inside the writing of a checkpoint (the process is killed while a
-`.partial-` folder is there). After each kill the same command is given again.
+The laptop recipe is shortened to about 20 seconds. Kills fall at random moments drawn from a
+seed: at least three in reinforcement and one inside the writing of a checkpoint (the process is
+killed while a `.partial-` folder is there). After each kill the same command is given again.
 
     python benchmarks/kills.py [SEED]
 """
@@ -65,7 +65,7 @@ def stage_of(folder: Path) -> str:
 
 
 def kill_when(process: subprocess.Popen[bytes], folder: Path, wanted: str, wait: float) -> str:
-    """Wait for the stage, then `wait` seconds more (none for 'writing'), then kill; 'ended' if too late."""
+    """Wait for the stage, then `wait` seconds (none for 'writing'), and kill; 'ended' if late."""
     while process.poll() is None:
         now = stage_of(folder)
         if now == wanted:

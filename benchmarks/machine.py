@@ -1,7 +1,6 @@
 """What every benchmark prints first: machine, versions, and the command."""
 
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from statistics import median
 
@@ -13,12 +12,6 @@ def heading(*packages: str) -> None:
     print(f"# {' '.join(sys.argv)}")
     print(f"# {found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['system']}")
     print("# " + ", ".join(f"{name} {version(name)}" for name in ("torch", *packages)))
-
-
-def in_turn(first: Callable[[], float], second: Callable[[], float], runs: int) -> list[float]:
-    """Ratios second / first of figures measured A B A B ..., after one warm-up each."""
-    first(), second()
-    return [second() / first() for _ in range(runs)]
 
 
 def spread(values: list[float], unit: str = "") -> str:

@@ -1,8 +1,9 @@
 """The engine's log-probabilities against the trainer's: same weights and tokens, replayed experts.
 
-Claim: within 1e-5 over 100,000 tokens sampled at temperature 1, with nothing of the sampler's side
-recomputed, in the precision that the recipe reinforces in; the other precision is printed beside it. Also
-printed: how many expert choices differ when the trainer's routers choose for themselves.
+Claim: within 1e-5 over 100,000 tokens sampled at temperature 1, with nothing of the sampler's
+side recomputed, in the precision that the recipe reinforces in; the other precision is printed
+beside it. Also printed: how many expert choices differ when the trainer's routers choose for
+themselves.
 
     python benchmarks/sampler_trainer.py RUN_FOLDER [TOKENS]
 """
@@ -59,7 +60,9 @@ def main() -> None:
     wanted = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
     model, stage = load_model(folder)
     own = folder.recipe().reason.precision
-    print(f"weights after {stage}; the recipe reinforces in {own}; largest difference (reach: 1e-5)")
+    print(
+        f"weights after {stage}; the recipe reinforces in {own}; largest difference (reach: 1e-5)"
+    )
     worst = {}
     for precision in ("fp32", "fp64"):
         print(precision)

@@ -44,7 +44,7 @@ def chat(path: Path, *, temperature: float, seed: int) -> int:
     folder = RunFolder(path)
     model, stage = load_model(folder)
     recipe = folder.recipe()
-    task = task_of(recipe.data)
+    task = task_of(recipe)
     state = "reinforced" if stage == "rl" else "pretrained only"
     count = sum(p.numel() for p in model.parameters())
     out.print(
@@ -69,7 +69,7 @@ def chat(path: Path, *, temperature: float, seed: int) -> int:
 def _ask(out: rich.console.Console) -> str:
     try:
         return out.input("[bold]> [/bold]").strip("\n")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         return ""
 
 

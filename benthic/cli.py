@@ -126,6 +126,9 @@ def _explain(error: Exception) -> int:
     if getattr(error, "no_go", False):
         _say(str(error))
         return 3
+    if isinstance(error, BrokenPipeError):  # whoever read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     if isinstance(error, OSError) and error.errno is not None:
         where = f" at {error.filename}" if error.filename else ""
         _say(

@@ -109,12 +109,22 @@ class Console:
             self.out.print(_figures_table(results, before, after))
         if receipt:
             self.out.print(receipt_table(receipt))
-        if after:
-            self.say(
-                "Reinforcement selected and sharpened what pretraining had planted; it invents no "
-                "arithmetic, as the controls show (benchmarks/controls.py)."
-            )
+        if before and after:
+            self.say(_verdict(before["greedy_interval"], after["greedy_interval"]))
         self.say(f"Page: {page}\nTalk to it: benthic chat {page.parent}")
+
+
+def _verdict(before: list[float], after: list[float]) -> str:
+    """What the two 95 % intervals allow to be said."""
+    if after[0] > before[1]:
+        return (
+            "Reinforcement selected and sharpened what pretraining had planted; it invents no "
+            "arithmetic, as the controls show (benchmarks/controls.py)."
+        )
+    return (
+        "The intervals before and after overlap: this run shows no gain. Reinforcement only "
+        "selects what pretraining planted; see whether worked answers were better before it."
+    )
 
 
 def transcript(example: dict[str, Any]) -> Text:

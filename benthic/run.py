@@ -138,7 +138,7 @@ def _stages(
     console.plan(recipe, folder.path, resumed=known["begun"])
     with session.billed("data", "data") as meter:
         corpus = load_corpus([Path(p) for p in recipe.data.paths])
-        task = task_of(recipe.data)
+        task = task_of(recipe)
         baseline = _baseline(session, corpus)
         _lay_out(session, corpus, base, begun=known["begun"], baseline=baseline)
         meter.productive()
@@ -189,7 +189,13 @@ def _lay_out(
     folder, recipe = session.folder, session.recipe
     if begun:
         folder.check_corpus(corpus.describe())
+        if base and folder.manifest().get("base") != str(base.path):
+            raise FolderError(
+                f"{folder.path} was begun without --base {base.path}: choose another --name, or "
+                "start it anew with --fresh"
+            )
     else:
+        folder.clear()  # what a start that was killed before its manifest may have left
         counts = flops.parameters(recipe.model)
         facts = {
             "attempt": session.attempt,

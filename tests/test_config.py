@@ -152,7 +152,7 @@ def test_differences_name_the_keys_that_differ_and_no_other() -> None:
     here = to_tree(load("laptop", ["pretrain.steps=7", "seed=3"]))
     there = to_tree(load("laptop"))
     assert differences(there, here) == [
-        "pretrain.steps: 600 there, 7 here",
+        "pretrain.steps: 800 there, 7 here",
         "seed: 0 there, 3 here",
     ]
     assert differences(here, here) == []

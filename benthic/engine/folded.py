@@ -1,12 +1,13 @@
-"""Decoding of small models with weights folded for it: few large products instead of many small ones.
+"""Decoding of small models with folded weights: few large products, not many small.
 
-A small model's step costs what dispatching its operations costs. Here norms' weights fold into the
-matrix behind them, the key up-projection into the query's, the value up-projection into the output's
-(the absorbed path of V2 appendix C, carried through), rotation into a product with each row's turned
-twin, and all experts run as one matrix whose outputs the router weighs, most of them by zero. The slow
-twin is `LanguageModel.decode`. Products are folded in fp64 and rounded once.
+A small model's step costs what dispatching its operations costs. Here norms' weights fold into
+the matrix behind them, the key up-projection into the query's, the value up-projection into the
+output's (the absorbed path of V2 appendix C, carried through), rotation into a product with each
+row's turned twin, and all experts run as one matrix whose outputs the router weighs, most of them
+by zero. The slow twin is `LanguageModel.decode`. Products are folded in fp64 and rounded once.
 
-Shapes: B rows, S cached position, D hidden, C = L + R cache entry, H heads, E experts, F expert width.
+Shapes: B rows, S cached position, D hidden, C = L + R cache entry, H heads, E experts, F expert
+width.
 """
 
 import math

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from benthic.model.config import ModelConfig
 from benthic.model.rope import rotate, rotate_reference
 
+SHORT = 256  # positions up to which plain products beat the fused kernel on a CPU
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension."""
@@ -81,15 +83,12 @@ class LatentAttention(nn.Module):
         latent, key = entries.split([self.latent, self.rope], dim=-1)
         kv = self.kv_b_proj(latent).view(B, T, self.heads, self.nope + self.value)
         k_rope = key[:, :, None].expand(B, T, self.heads, self.rope)
-        q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
-        k = torch.cat([kv[..., : self.nope], k_rope], dim=-1).transpose(1, 2)
-        # Values as wide as the keys: other widths leave PyTorch's fused CPU kernel, and are slower.
-        spare = max(0, self.nope + self.rope - self.value)
-        v = F.pad(kv[..., self.nope :], (0, spare)).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale
-        )[..., : self.value]
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1)), entries
+        q = torch.cat([q_nope, q_rope], dim=-1)
+        k = torch.cat([kv[..., : self.nope], k_rope], dim=-1)
+        short = T <= SHORT and x_BTD.device.type == "cpu"
+        attend = attend_short if short else attend_long
+        out = attend(q, k, kv[..., self.nope :], mask, self.scale)
+        return self.o_proj(out.reshape(B, T, -1)), entries
 
     def decode(
         self, x_BD: Tensor, cos_BR: Tensor, sin_BR: Tensor, cache_BSC: Tensor, mask_BS: Tensor
@@ -108,6 +107,30 @@ class LatentAttention(nn.Module):
         mixed_BHL = torch.bmm(score_BHS.softmax(dim=-1), cache_BSC[..., : self.latent])
         out_HBV = torch.bmm(mixed_BHL.transpose(0, 1), w_HML[:, self.nope :].transpose(1, 2))
         return self.o_proj(out_HBV.transpose(0, 1).reshape(x_BD.shape[0], -1))
+
+
+def attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Softmax attention, [B, T, H, *] in and out, by plain products; memory grows as T * T."""
+    B, T, H, _ = q.shape
+    if mask is None:
+        mask = q.new_full((T, T), -torch.inf).triu_(1)
+    q, k, v = (x.transpose(1, 2).reshape(B * H, T, -1) for x in (q, k, v))
+    seen = mask.to(q.dtype).expand(B, H, T, T).reshape(B * H, T, T)
+    share = torch.baddbmm(seen, q, k.transpose(1, 2), alpha=scale).softmax(dim=-1)
+    return torch.bmm(share, v).view(B, H, T, -1).transpose(1, 2)
+
+
+def attend_long(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The same by PyTorch's fused kernel."""
+    # Values as wide as the keys: other widths leave the fused CPU kernel: slower.
+    spare = max(0, q.shape[-1] - v.shape[-1])
+    q, k, padded = (x.transpose(1, 2) for x in (q, k, F.pad(v, (0, spare))))
+    if mask is not None:
+        mask = mask.to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        q, k, padded, attn_mask=mask, is_causal=mask is None, scale=scale
+    )
+    return out[..., : v.shape[-1]].transpose(1, 2)
 
 
 def attention_reference(module: LatentAttention, x_BTD: Tensor, theta: float) -> Tensor:

@@ -166,6 +166,8 @@ class ModelConfig:
             elif key == "num_key_value_heads":
                 if value != keys.get("num_attention_heads"):
                     raise ValueError("num_key_value_heads must equal num_attention_heads in MLA")
+            elif key in ("dtype", "torch_dtype", "transformers_version"):
+                continue  # of the file, not of the shape
             elif key not in _FIXED:
                 raise ValueError(f"config.json has the key '{key}', which is not supported yet")
             elif value != _FIXED[key]:

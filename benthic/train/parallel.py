@@ -1,9 +1,10 @@
 """Data parallelism by threads and by torch.distributed, applied from outside the model.
 
-Every rank holds the whole model. A step's parts (micro-batches) are dealt to the ranks in turn, and
-a rank on a CPU runs its parts side by side, a thread each. Small operations gain little from more cores and
-their sums change with the number of threads, so a part has the same threads on any number of ranks:
-two ranks add, by one all-reduce, the same two gradients to the bit that one rank adds.
+Every rank holds the whole model. A step's parts (micro-batches) are dealt to the ranks in turn,
+and a rank on a CPU runs its parts side by side, a thread each. Small operations gain little from
+more cores and their sums change with the number of threads, so a part has the same threads on any
+number of ranks: two ranks add, by one all-reduce, the same two gradients to the bit that one rank
+adds.
 """
 
 import os

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.config import DataConfig
+from benthic.config import DataConfig, Recipe
 from benthic.data.tasks.file import FileTask
 from benthic.data.tasks.problem import Split, split_of
 from benthic.data.tasks.running_total import RunningTotals
@@ -29,7 +29,11 @@ def write(path: Path, lines: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> FileTask:
     lines = [line(i) for i in range(300)]
-    return FileTask(write(tmp_path_factory.mktemp("tasks") / "sums.jsonl", lines), LONGEST)
+    return FileTask(
+        write(tmp_path_factory.mktemp("tasks") / "sums.jsonl", lines),
+        longest=LONGEST,
+        longest_answer=LONGEST,
+    )
 
 
 def test_every_line_is_on_one_side(task: FileTask) -> None:
@@ -64,20 +68,24 @@ def test_a_lap_tells_every_problem_once(task: FileTask) -> None:
 
 def test_an_answer_loses_its_margins_and_a_question_keeps_them(tmp_path: Path) -> None:
     lines = [line(i, question=f" {i} ") for i in range(300)]
-    found = FileTask(write(tmp_path / "t.jsonl", lines), LONGEST).problems("train", 0, 1, 0)[0]
+    found = FileTask(
+        write(tmp_path / "t.jsonl", lines), longest=LONGEST, longest_answer=LONGEST
+    ).problems("train", 0, 1, 0)[0]
     assert found.question == f" {int(found.question)} "
     assert found.answer == str(int(found.question) + 1)
 
 
 def test_a_problem_told_twice_counts_once(tmp_path: Path) -> None:
     lines = [line(i) for i in range(300)] * 2
-    task = FileTask(write(tmp_path / "t.jsonl", lines), LONGEST)
+    task = FileTask(write(tmp_path / "t.jsonl", lines), longest=LONGEST, longest_answer=LONGEST)
     assert len(task.sides["train"]) + len(task.sides["held_out"]) == 300
 
 
 def test_empty_lines_and_an_empty_working_are_fine(tmp_path: Path) -> None:
     lines = [word for i in range(300) for word in (line(i, working=""), "", "  ")]
-    assert FileTask(write(tmp_path / "t.jsonl", lines), LONGEST).problems("train", 0, 1, 0)
+    assert FileTask(
+        write(tmp_path / "t.jsonl", lines), longest=LONGEST, longest_answer=LONGEST
+    ).problems("train", 0, 1, 0)
 
 
 BAD = {
@@ -109,7 +117,7 @@ def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, case: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes("\n".join([line(i) for i in range(300)]).encode() + b"\n\n" + bad + b"\n")
     with pytest.raises(ValueError, match=words) as refusal:
-        FileTask(path, LONGEST)
+        FileTask(path, longest=LONGEST, longest_answer=LONGEST)
     assert f"{path} line 302" in str(refusal.value)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
 
@@ -118,7 +126,7 @@ def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, case: str) -> None:
 def test_too_few_problems_are_told_how_many_are_needed(tmp_path: Path, count: int) -> None:
     path = write(tmp_path / "t.jsonl", [line(i) for i in range(count)])
     with pytest.raises(ValueError, match=r"(100|10) are needed"):
-        FileTask(path, LONGEST)
+        FileTask(path, longest=LONGEST, longest_answer=LONGEST)
 
 
 @pytest.mark.parametrize("make", [lambda path: None, Path.mkdir])
@@ -126,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: object) -> No
     path = tmp_path / "t.jsonl"
     make(path)  # type: ignore[operator]
     with pytest.raises(ValueError, match="cannot be read") as refusal:
-        FileTask(path, LONGEST)
+        FileTask(path, longest=LONGEST, longest_answer=LONGEST)
     assert str(path) in str(refusal.value)
 
 
@@ -142,13 +150,21 @@ def test_the_invitation_shows_a_question_that_was_not_trained_on(task: FileTask)
 
 def test_a_recipe_names_its_task(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", [line(i) for i in range(300)])
-    assert isinstance(task_of(DataConfig(tasks=str(path))), FileTask)
-    assert isinstance(task_of(DataConfig()), RunningTotals)
+    assert isinstance(task_of(Recipe(data=DataConfig(tasks=str(path)))), FileTask)
+    assert isinstance(task_of(Recipe()), RunningTotals)
 
 
 def test_the_training_row_is_the_limit(tmp_path: Path) -> None:
     longest = len("299 + 1") + len("299, then 1") + len("300") + 6  # and the special tokens
     path = write(tmp_path / "t.jsonl", [line(i) for i in range(300)])
-    FileTask(path, longest)
+    FileTask(path, longest=longest, longest_answer=LONGEST)
     with pytest.raises(ValueError, match=f"has {longest} tokens, more than the {longest - 1}"):
-        FileTask(path, longest - 1)
+        FileTask(path, longest=longest - 1, longest_answer=LONGEST)
+
+
+def test_an_answer_too_long_to_sample_names_its_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"question": f"q{i}", "working": "w", "answer": "a"}) for i in range(400)]
+    lines[6] = json.dumps({"question": "q6", "working": "w" * 20, "answer": "a"})
+    path = write(tmp_path / "t.jsonl", lines)
+    with pytest.raises(ValueError, match=r"line 7: working and answer have 24 tokens.*20.*max_new"):
+        FileTask(path, longest=LONGEST, longest_answer=20)

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benthic.model.attention import LatentAttention, attention_reference
+from benthic.model.attention import (
+    LatentAttention,
+    attend_long,
+    attend_short,
+    attention_reference,
+)
 from benthic.model.config import ModelConfig
 from benthic.model.rope import rope_tables, rotate, rotate_reference
 from benthic.model.transformer import LanguageModel, document_mask
@@ -155,3 +160,14 @@ def test_one_document_is_the_causal_path(model: LanguageModel) -> None:
     with torch.no_grad():
         masked = model(tokens, mask=document_mask(torch.ones_like(tokens)))
         torch.testing.assert_close(masked, model(tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [8, 16, 24])
+@pytest.mark.parametrize("masked", [False, True])
+def test_short_and_long_attention_agree(value: int, masked: bool) -> None:
+    g = torch.Generator().manual_seed(value)
+    q, k = (torch.randn(2, 40, 3, 16, generator=g) for _ in range(2))
+    v = torch.randn(2, 40, 3, value, generator=g)
+    mask = document_mask((torch.arange(40) // 13).expand(2, 40)) if masked else None
+    short, long = (f(q, k, v, mask, 0.25) for f in (attend_short, attend_long))
+    torch.testing.assert_close(short, long, atol=2e-6, rtol=1e-5)

@@ -13,11 +13,14 @@ _LONGEST_LINE = 1 << 20
 class FileTask:
     """Problems of a file, split by hash; indices beyond the end go round again, shuffled."""
 
-    def __init__(self, path: Path, longest: int) -> None:
-        """`longest`: the most tokens a worked problem may have. ValueError names file and line."""
+    def __init__(self, path: Path, *, longest: int, longest_answer: int) -> None:
+        """Most tokens of a worked problem, and of what follows its question.
+
+        ValueError names file, line and remedy.
+        """
         self.name = path.name
         self.sides: dict[Split, list[Problem]] = {"train": [], "held_out": []}
-        for problem in _read(path, longest):
+        for problem in _read(path, longest, longest_answer):
             self.sides[split_of(problem.question)].append(problem)
         least_of: dict[Split, int] = {"train": 100, "held_out": 10}
         for side, least in least_of.items():
@@ -53,7 +56,7 @@ class FileTask:
         return f"Ask a question laid out as in {self.name}, e.g. {example!r}"
 
 
-def _read(path: Path, longest: int) -> list[Problem]:
+def _read(path: Path, longest: int, longest_answer: int) -> list[Problem]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -68,6 +71,12 @@ def _read(path: Path, longest: int) -> list[Problem]:
             raise ValueError(
                 f"{path} line {number}: the worked problem has {tokens} tokens, more than the "
                 f"{longest} of a training row: shorten it or raise data.sequence_length"
+            )
+        answer = tokens - len(problem.prompt())
+        if answer > longest_answer:
+            raise ValueError(
+                f"{path} line {number}: working and answer have {answer} tokens, more than the "
+                f"{longest_answer} that may be sampled: shorten them or raise reason.max_new_tokens"
             )
         other = found.setdefault(problem.question, problem)
         if other != problem:

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
-from benthic.config import DataConfig
+from benthic.config import Recipe
 from benthic.data.tasks.file import FileTask
 from benthic.data.tasks.problem import Task
 from benthic.data.tasks.running_total import RunningTotals
 
 
-def task_of(config: DataConfig) -> Task:
+def task_of(recipe: Recipe) -> Task:
     """ValueError names the file, the line and the remedy where the file will not do."""
-    if not config.tasks:
+    if not recipe.data.tasks:
         return RunningTotals()
-    return FileTask(Path(config.tasks), config.sequence_length)
+    return FileTask(
+        Path(recipe.data.tasks),
+        longest=recipe.data.sequence_length,
+        longest_answer=recipe.reason.max_new_tokens,
+    )
