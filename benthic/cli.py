@@ -1,5 +1,6 @@
 """The command: one thin function a verb, imports inside, so `benthic --help` is quick."""
 
+import errno
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ OVERRIDES = Annotated[
 ]
 
 MAYBE_PATH = Annotated[Path | None, arg(metavar="PATH")]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
@@ -67,7 +70,7 @@ def run(
             base=RunFolder(base.absolute()) if base else None,
         )
     finally:
-        disconnect()
+        disconnect(ranks)
     return 0
 
 
@@ -110,7 +113,7 @@ def main() -> None:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except KeyboardInterrupt:
-        _say("stopped; give the same command again to go on from the last checkpoint")
+        _say("stopped; give the same command again, without --fresh, to go on from what is saved")
         code = 130
     except Exception as error:
         code = _explain(error)
@@ -129,8 +132,14 @@ def _explain(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        _say("the memory does not suffice: lower model.* widths, rows or prompts with --set")
+        return 1
     if isinstance(error, OSError) and error.errno is not None:
         where = f" at {error.filename}" if error.filename else ""
+        if error.errno not in _FULL:
+            _say(f"{os.strerror(error.errno)}{where}")
+            return 1
         _say(
             f"{os.strerror(error.errno)}{where}: free space or choose another place; "
             "what was finished is kept, give the same command again"
@@ -138,6 +147,8 @@ def _explain(error: Exception) -> int:
         return 1
     if type(error).__module__.startswith("benthic.") or isinstance(error, ValueError):
         _say(str(error))
+        return 1
+    if os.environ.get("RANK", "0") != "0":  # the first rank has said why, the others lost it
         return 1
     raise error
 
@@ -148,4 +159,7 @@ def _quoted(value: str | list[str]) -> str:
 
 
 def _say(sentence: str) -> None:
+    """To standard error; of several ranks, the first speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(f"benthic: {' '.join(sentence.split())}", file=sys.stderr)

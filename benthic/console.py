@@ -1,5 +1,6 @@
 """What a run says in the terminal: plan, progress with rate and time left, figures, panel."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from benthic import report
 from benthic.config import ReasonConfig, Recipe
 from benthic.cost.receipt import Receipt, receipt_table
 from benthic.reason.gate import Gate
 
 _PLAIN_LINES = 10  # progress lines a stage where there is no terminal
+_MEANING = (
+    "Reinforcement selects and sharpens what pretraining planted; it invents no skill, as the "
+    "controls show (benchmarks/controls.py)."
+)
 
 
 class Console:
@@ -39,8 +45,8 @@ class Console:
         self.say(
             f"Pretrain on {tokens / 1e6:.1f}M tokens ({recipe.data.text_share:.0%} real text: "
             f"{source}), "
-            f"then reinforce on {answers:,} answers; evaluate before and after. "
-            "Ctrl-C is safe: the same command goes on."
+            f"then reinforce on {answers:,} sampled answers; evaluate before and after. "
+            "Ctrl-C is safe: the same command, without --fresh, goes on."
         )
 
     @contextmanager
@@ -101,7 +107,9 @@ class Console:
             f"(needed {config.gate_gap:.0%} more)"
         )
 
-    def panel(self, results: dict[str, Any], receipt: Receipt | None, page: Path) -> None:
+    def panel(
+        self, results: dict[str, Any], receipt: Receipt | None, page: Path, *, base: str | None
+    ) -> None:
         """One problem before and after, the figures, the receipt."""
         before, after = results.get("before"), results.get("after")
         if before:
@@ -109,22 +117,12 @@ class Console:
             self.out.print(_figures_table(results, before, after))
         if receipt:
             self.out.print(receipt_table(receipt))
+        if base:
+            self.say(f"The pretraining was taken over from {base}; its bill is there.")
         if before and after:
-            self.say(_verdict(before["greedy_interval"], after["greedy_interval"]))
-        self.say(f"Page: {page}\nTalk to it: benthic chat {page.parent}")
-
-
-def _verdict(before: list[float], after: list[float]) -> str:
-    """What the two 95 % intervals allow to be said."""
-    if after[0] > before[1]:
-        return (
-            "Reinforcement selected and sharpened what pretraining had planted; it invents no "
-            "arithmetic, as the controls show (benchmarks/controls.py)."
-        )
-    return (
-        "The intervals before and after overlap: this run shows no gain. Reinforcement only "
-        "selects what pretraining planted; see whether worked answers were better before it."
-    )
+            self.say(report.verdict(results))
+            self.say(_MEANING)
+        self.say(f"Page: {page}\nTalk to it: {sys.argv[0]} chat {page.parent}")
 
 
 def transcript(example: dict[str, Any]) -> Text:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from benthic import __version__
 from benthic.config import Recipe, differences, from_tree, to_tree
+from benthic.durable import write_atomically
 
 
 class FolderError(RuntimeError):
@@ -51,10 +52,7 @@ class RunFolder:
 
     def keep(self, name: str, content: dict[str, Any]) -> None:
         """Replace `name`.json in one step."""
-        target = self.path / f"{name}.json"
-        partial = self.path / f".partial-{name}.json"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.replace(target)
+        write_atomically(self.path / f"{name}.json", json.dumps(content, indent=1))
 
     def exists(self) -> bool:
         return (self.path / "manifest.json").exists()
@@ -62,7 +60,7 @@ class RunFolder:
     def begin(self, recipe: Recipe, facts: dict[str, Any]) -> None:
         """Lay out a new run: manifest last, so that a manifest means a whole layout."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        (self.path / "recipe.toml").write_text(tomli_w.dumps(to_tree(recipe)))
+        write_atomically(self.path / "recipe.toml", tomli_w.dumps(to_tree(recipe)))
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.keep("manifest", {"started": started, **facts})
 
@@ -74,6 +72,14 @@ class RunFolder:
             raise FolderError(
                 f"{self.path} was made with another recipe ({changed[0]}{more}): "
                 "choose another --name, or start it anew with --fresh"
+            )
+
+    def check_tasks(self, digest: str) -> None:
+        """Refuse to go on with other problems: `digest` as in the manifest."""
+        if self.manifest().get("tasks_sha256") != digest:
+            raise FolderError(
+                f"{self.path} was made with other problems (the file has changed since): choose "
+                "another --name, or start it anew with --fresh"
             )
 
     def check_corpus(self, corpus: dict[str, Any]) -> None:
@@ -190,4 +196,4 @@ def _commit() -> str | None:
 
 def _ours(name: str) -> bool:
     files = {"recipe.toml", "manifest.json", "results.json", "metrics.jsonl", "report.html", "lock"}
-    return name in files | {"checkpoints", "receipt.json"} or name.startswith(".partial-")
+    return name in files | {"checkpoints"} or name.startswith(".partial-")

@@ -18,6 +18,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 from markupsafe import Markup
 
 from benthic import svg
+from benthic.cost import receipt as bill
 from benthic.svg import Axis, Bar, Line, Point, number
 
 Row = Mapping[str, Any]
@@ -58,7 +59,7 @@ def write_report(
         )
     page = render_report(recipe, manifest, results, metrics, receipt)
     target = folder / "report.html"
-    partial = folder / f".report.html.{os.getpid()}.partial"
+    partial = folder / ".partial-report.html"  # the prefix that a run folder knows as its own
     try:
         partial.write_text(page, encoding="utf-8", newline="\n")
         os.replace(partial, target)
@@ -83,9 +84,8 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=percent, dollars=dollars, seconds=seconds, si=si, decimal=decimal, clipped=clipped
-    )
+    filters = (percent, dollars, seconds, energy, si, decimal, clipped)
+    environment.filters.update({write.__name__: write for write in filters})
     rows = list(metrics)
     pretrain, rl = stage_rows(rows, "pretrain"), stage_rows(rows, "rl")
     return environment.get_template("report.html.jinja").render(
@@ -143,6 +143,12 @@ def seconds(duration: object) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def energy(joules: object, source: object) -> str:
+    """Write joules as watt-hours, with a tilde where the source is an estimate."""
+    value = number(joules)
+    return bill.energy(value, str(source)) if value and value > 0 else MISSING
 
 
 def si(amount: object, unit: str = "") -> str:
@@ -219,11 +225,8 @@ def _part(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def recipe_tables(recipe: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Return each section of a recipe as rows of dotted key and value; loose keys come first."""
     loose = {key: value for key, value in recipe.items() if not isinstance(value, Mapping)}
-    tables = {"recipe": _flat(loose)} if loose else {}
-    for name, section in recipe.items():
-        if isinstance(section, Mapping):
-            tables[name] = _flat(section)
-    return tables
+    tables = {name: _flat(part) for name, part in recipe.items() if isinstance(part, Mapping)}
+    return ({"recipe": _flat(loose)} if loose else {}) | tables
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -341,8 +344,7 @@ def load_figures(rows: list[Row], x_key: str, x: Axis) -> list[Figure]:
 def _load_layers(rows: list[Row], x_key: str) -> list[list[list[Point]]]:
     layers: list[list[list[Point]]] = []
     for row in rows:
-        at = number(row.get(x_key))
-        load = row.get("load")
+        at, load = number(row.get(x_key)), row.get("load")
         if at is None or not isinstance(load, list):
             continue
         layers += [[] for _ in range(len(load) - len(layers))]
@@ -368,19 +370,22 @@ def _load_lines(experts: list[list[Point]], even: float) -> list[Line]:
 def bridge_figure(receipt: Mapping[str, Any]) -> Markup | None:
     """Return the waterfall from the final run to everything, or None where there is no bill.
 
-    The bridge holds the steps between the two. Its bars are dollars, or seconds where everything
-    cost nothing; what the steps leave open gets a bar of its own.
+    The bridge holds the final run and the steps after it. Its bars are dollars, or seconds where
+    everything cost nothing; what the steps leave open gets a bar of its own.
     """
-    final, everything = _part(receipt, "final"), _part(receipt, "everything")
+    final, *steps = receipt.get("bridge") or [{}]
+    everything = _part(receipt, "everything")
     unit = "dollars" if number(everything.get("dollars")) else "seconds"
     start, end = number(final.get(unit)), number(everything.get(unit))
     if start is None or not end:
         return None
     show: Callable[[object], str] = dollars if unit == "dollars" else seconds
     bars = [Bar(label="The final run", note=_both(final), amount=start, total=True)]
-    for step in receipt.get("bridge") or []:
+    for step in steps:
         amount = number(step.get(unit)) or 0.0
-        bars.append(Bar(label=str(step.get("label", "")), note=_both(step), amount=amount))
+        if amount or number(step.get("seconds")):
+            label = str(step.get("label", ""))
+            bars.append(Bar(label=label[:1].upper() + label[1:], note=_both(step), amount=amount))
     rest = end - sum(bar.amount for bar in bars)
     if abs(rest) > 0.005 * end:
         bars.append(Bar(label="Not itemised", note=show(rest), amount=rest))

@@ -1,7 +1,7 @@
 """A recipe's stages in order: data, pretraining, evaluation, gate, RL, evaluation, receipt.
 
 What is finished is skipped, so the same command continues a run that was stopped at any moment.
-Every second is a row in the ledger. Under torchrun all ranks train; the first one evaluates, writes
+Every stage is a row in the ledger. Under torchrun all ranks train; the first one evaluates, writes
 and bills.
 """
 
@@ -28,9 +28,10 @@ from benthic.data.tasks.running_total import UNSEEN_LENGTHS, RunningTotals
 from benthic.data.tasks.source import task_of
 from benthic.data.text import Corpus, load_corpus
 from benthic.engine.engine import Engine
+from benthic.evaluate.counted import Counted
 from benthic.evaluate.order2 import Order2Model
 from benthic.evaluate.problems import evaluate_problems, greedy_accuracy
-from benthic.evaluate.text import bits_per_byte
+from benthic.evaluate.text import bits_per_byte, window_starts
 from benthic.folder import FolderError, RunFolder, machine, versions
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.reason import gate
@@ -110,14 +111,12 @@ def run(
     NoGo, each with one sentence for the user.
     """
     if not ranks.first:
-        _stages(recipe, folder, ranks, console, force_rl, base)
+        _stages(recipe, folder, ranks, console, fresh, force_rl, base)
         return
     with folder.locked():
         with Ledger(ledger_path()) as ledger:
             ledger.close_orphans(folder.path)
-        if fresh:
-            folder.clear()
-        _stages(recipe, folder, ranks, console, force_rl, base)
+        _stages(recipe, folder, ranks, console, fresh, force_rl, base)
 
 
 def _stages(
@@ -125,10 +124,12 @@ def _stages(
     folder: RunFolder,
     ranks: Ranks,
     console: Console,
+    fresh: bool,
     force_rl: bool,
     base: RunFolder | None,
 ) -> None:
-    known = ranks.agree(_standing(recipe, folder) if ranks.first else None)
+    ranks.deal(recipe.pretrain.micro_batches), ranks.deal(recipe.reason.micro_batches)
+    known = ranks.agree(_standing(recipe, folder, fresh) if ranks.first else None)
     assert isinstance(known, dict)
     session = Session(recipe, folder, ranks, console, known["attempt"])
     if known["finished"]:
@@ -139,9 +140,11 @@ def _stages(
     with session.billed("data", "data") as meter:
         corpus = load_corpus([Path(p) for p in recipe.data.paths])
         task = task_of(recipe)
-        baseline = _baseline(session, corpus)
-        _lay_out(session, corpus, base, begun=known["begun"], baseline=baseline)
+        if ranks.agree(corpus.sha256) != corpus.sha256:
+            raise FolderError("the ranks read different texts: give all machines the same --data")
+        _lay_out(session, corpus, task, base, begun=known["begun"])
         meter.productive()
+        ranks.wait()
     model = LanguageModel(recipe.model)
     initialise(model, torch.Generator().manual_seed(recipe.seed))
     model.to(recipe.device)
@@ -157,9 +160,9 @@ def _stages(
     _show(session)
 
 
-def _standing(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def _standing(recipe: Recipe, folder: RunFolder, fresh: bool) -> dict[str, Any]:
     """Whether the run was begun and whether it is finished; refuses another recipe's folder."""
-    if not folder.exists():
+    if fresh or not folder.exists():
         return {"attempt": uuid.uuid4().hex, "begun": False, "finished": False}
     folder.check_recipe(recipe)
     last = "after" if recipe.reason.steps else "before"
@@ -168,34 +171,28 @@ def _standing(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     return {"attempt": manifest["attempt"], "begun": True, "finished": done}
 
 
-def _baseline(session: Session, corpus: Corpus) -> float | None:
-    """Bits per byte of the order-2 model, on the same held-out bytes as the network's."""
-    if not session.ranks.first or "baseline" in session.folder.results():
-        return None
-    fitted = Order2Model(corpus.train)
-    return fitted.bits_per_byte(corpus.held_out[: session.recipe.evaluate.text_bytes])
-
-
 def _lay_out(
-    session: Session,
-    corpus: Corpus,
-    base: RunFolder | None,
-    *,
-    begun: bool,
-    baseline: float | None,
+    session: Session, corpus: Corpus, task: Task, base: RunFolder | None, *, begun: bool
 ) -> None:
+    """Begin the folder, or check that it was begun with the same text and problems.
+
+    Only here, with all input read, is anything discarded that the folder held.
+    """
     if not session.ranks.first:
         return
     folder, recipe = session.folder, session.recipe
     if begun:
         folder.check_corpus(corpus.describe())
+        folder.check_tasks(task.sha256)
         if base and folder.manifest().get("base") != str(base.path):
             raise FolderError(
                 f"{folder.path} was begun without --base {base.path}: choose another --name, or "
                 "start it anew with --fresh"
             )
     else:
-        folder.clear()  # what a start that was killed before its manifest may have left
+        if base:
+            _check_base(base, recipe, corpus, task)
+        folder.clear()
         counts = flops.parameters(recipe.model)
         facts = {
             "attempt": session.attempt,
@@ -203,18 +200,23 @@ def _lay_out(
             "machine": machine(),
             "seed": recipe.seed,
             "corpus": corpus.describe(),
+            "tasks_sha256": task.sha256,
             "parameters": {"total": counts["total_with_mtp"], "active": counts["active"]},
             "base": str(base.path) if base else None,
         }
         if base:
-            _fork(base, folder, recipe, corpus)
+            step = recipe.pretrain.steps
+            state = checkpoint.load(checkpoint.path_of(base.checkpoints, "pretrain", step))
+            checkpoint.save(folder.checkpoints, "pretrain", step, state)
         folder.begin(recipe, facts)
-    if baseline is not None:
-        folder.keep("results", {"baseline": {"order2_bits_per_byte": baseline}})
+    if "baseline" not in folder.results():
+        held_out = corpus.held_out[: recipe.evaluate.text_bytes]
+        bits = Order2Model(corpus.train).bits_per_byte(held_out)
+        folder.keep("results", {"baseline": {"order2_bits_per_byte": bits}})
 
 
-def _fork(base: RunFolder, folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
-    """Take over another run's finished pretraining; its recipe must agree up to there."""
+def _check_base(base: RunFolder, recipe: Recipe, corpus: Corpus, task: Task) -> None:
+    """Whether another run's pretraining can be taken over: all must agree up to there."""
     other = base.recipe()
     for part in ("seed", "model", "data", "pretrain"):
         if getattr(other, part) != getattr(recipe, part):
@@ -223,11 +225,9 @@ def _fork(base: RunFolder, folder: RunFolder, recipe: Recipe, corpus: Corpus) ->
                 "up to the reinforcement"
             )
     base.check_corpus(corpus.describe())
+    base.check_tasks(task.sha256)
     if not loop.finished(base.path, "pretrain", recipe.pretrain.steps):
         raise FolderError(f"--base {base.path} has not finished its pretraining: run it first")
-    step = recipe.pretrain.steps
-    state = checkpoint.load(checkpoint.path_of(base.checkpoints, "pretrain", step))
-    checkpoint.save(folder.checkpoints, "pretrain", step, state)
 
 
 def _pretrain(session: Session, model: LanguageModel, corpus: Corpus, task: Task) -> None:
@@ -253,7 +253,8 @@ def _pretrain(session: Session, model: LanguageModel, corpus: Corpus, task: Task
                 model, optimizer, mixture, config, number, session.ranks
             )
             tokens = config.rows * mixture.length
-            work = flops.training_flops(recipe.model, tokens=tokens, pairs=pairs, mtp=True)
+            ahead = recipe.model.num_nextn_predict_layers > 0
+            work = flops.training_flops(recipe.model, tokens=tokens, pairs=pairs, mtp=ahead)
             meter.add(tokens=tokens, flops=work)
             return {
                 "tokens": (number + 1) * tokens,
@@ -270,7 +271,8 @@ def _reason(session: Session, model: LanguageModel, task: Task) -> None:
     if loop.finished(session.folder.path, "rl", config.steps):
         loop.restore(session.folder.checkpoints, "rl", model)
         return
-    optimizer = Optimizer(model, weight_decay=config.weight_decay)
+    muon = config.optimizer == "muon"
+    optimizer = Optimizer(model, weight_decay=config.weight_decay, muon=muon)
     twin = copy.deepcopy(model).double() if config.precision == "fp64" else None
     engine = Engine(twin or model)
     with session.billed("rl", "rl") as meter:
@@ -319,9 +321,11 @@ def _evaluate(
     if session.ranks.first and when not in results:
         config, seed = session.recipe.evaluate, session.recipe.seed
         new = session.recipe.reason.max_new_tokens
-        engine = Engine(model, record_experts=False)
+        engine = Counted(Engine(model, record_experts=False))
+        window = session.recipe.data.sequence_length
+        held_out = corpus.held_out[: config.text_bytes]
         with (
-            session.billed(f"evaluate {when}", "evaluation"),
+            session.billed(f"evaluate {when}", "evaluation") as meter,
             session.console.working(f"evaluating {when} reinforcement"),
         ):
             problems = task.problems("held_out", 0, config.problems, seed + HELD_OUT)
@@ -339,9 +343,11 @@ def _evaluate(
                     )
                     for length in UNSEEN_LENGTHS
                 }
-            found["text_bits_per_byte"] = bits_per_byte(
-                model, corpus.held_out[: config.text_bytes], session.recipe.data.sequence_length
-            )
+            found["text_bits_per_byte"] = bits_per_byte(model, held_out, window)
+            read = window_starts(held_out.size, window).size
+            pairs = read * flops.causal_pairs(window)
+            work = flops.forward_flops(model.config, tokens=read * window, pairs=pairs)
+            meter.add(tokens=engine.tokens + read * window, flops=engine.flops + work)
         session.folder.keep("results", {**results, when: found})
         session.console.evaluated(when, found)
     session.ranks.wait()
@@ -380,7 +386,7 @@ def _show(session: Session) -> None:
         metrics=metrics.read(folder.metrics),
         receipt=receipt.to_dict() if receipt else {},
     )
-    session.console.panel(folder.results(), receipt, page)
+    session.console.panel(folder.results(), receipt, page, base=folder.manifest().get("base"))
 
 
 def receipt_of(folder: RunFolder) -> Receipt | None:

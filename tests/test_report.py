@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from benthic import report
+from benthic.cost.ledger import Entry, Purpose
+from benthic.cost.receipt import build_receipt
 from benthic.report import dollars, percent, render_report, seconds, si, verdict, write_report
 
 HOSTILE = "</svg><script>alert(1)</script>\x00\x1b[31m\u202e\ud800 & \"quoted\" 'too'"
@@ -77,32 +80,41 @@ def metrics(pretrain_steps: int = 900, rl_steps: int = 150) -> list[dict[str, An
     return rows
 
 
+def entry(purpose: Purpose, minutes: float, *, kept: float | None = None, **other: Any) -> Entry:
+    row = Entry(
+        run="/runs/laptop",
+        attempt="a1",
+        stage=purpose,
+        purpose=purpose,
+        device="cpu",
+        count=1,
+        price_per_hour=0.02,
+        price_source="a guess",
+        id=purpose,
+        energy_source="estimate: 15 W, a guess",
+        started=0.0,
+        heartbeat=0.0,
+        pid=1,
+        host="here",
+        seconds=60 * minutes,
+        seconds_productive=60 * (minutes if kept is None else kept),
+        tokens=int(4e5 * minutes),
+        flops=9e12 * minutes,
+        joules=900 * minutes,
+        status="done",
+    )
+    return replace(row, **other)
+
+
 def receipt() -> dict[str, Any]:
-    def line(stage: str, purpose: str, minutes: float, status: str) -> dict[str, Any]:
-        spent = {"seconds": minutes * 60, "kwh": minutes * 0.0008, "dollars": minutes * 0.00031}
-        source = {"energy_source": "estimated from the processor's rated power"}
-        named = {"stage": stage, "purpose": purpose, "status": status}
-        return named | spent | source | {"tokens": int(minutes * 4e5), "flops": minutes * 9e12}
-
-    def total(minutes: float) -> dict[str, Any]:
-        return {
-            key: line("", "", minutes, "")[key] for key in ("seconds", "dollars", "kwh", "flops")
-        }
-
-    return {
-        "lines": [
-            line("pretrain", "trial", 11, "stopped"),
-            line("pretrain", "final", 38, "finished"),
-            line("rl", "final", 24, "finished"),
-            line("evaluate", "evaluation", 4, "finished"),
-        ],
-        "final": total(62),
-        "everything": total(77),
-        "bridge": [
-            {"label": "Runs that were stopped", "dollars": 11 * 0.00031, "seconds": 660},
-            {"label": "Evaluation", "dollars": 4 * 0.00031, "seconds": 240},
-        ],
-    }
+    rows = [
+        entry("pretrain", 11, attempt="a0"),
+        entry("pretrain", 9, kept=6, status="interrupted"),
+        entry("pretrain", 32),
+        entry("rl", 24, energy_source="rapl"),
+        entry("evaluation", 4),
+    ]
+    return build_receipt(rows, "a1").to_dict()
 
 
 @pytest.fixture
@@ -122,7 +134,8 @@ def inputs() -> Inputs:
             "torch": "2.13.0",
             "machine": {"cpu": "Laptop", "cores": 8, "memory_gib": 15.6, "system": "Linux"},
             "seed": 7,
-            "corpus": {"name": "docs", "files": 512, "bytes": 8_400_000, "sha256": "0f1e2d3c" * 8},
+            "corpus": {"name": "docs", "files": 512, "bytes": 8_400_000, "sha256": "0f1e2d3c" * 8}
+            | {"train_tokens": 8_000_000, "held_out_tokens": 424_000},
             "parameters": {"total": 3_214_000, "active": 1_102_000},
             "attempt": "a1",
         },
@@ -151,9 +164,9 @@ def test_a_full_page_is_small_safe_and_self_contained(tmp_path: Path, inputs: In
         assert svg.get("role") == "img" and svg.findtext("title") and svg.findtext("desc")
     titles = {svg.findtext("title") for svg in drawings(page)}
     assert {"Loss while pretraining", "Reward and accuracy", "Layer 3"} <= titles
-    for words in ("38.4%", "71.2%", "does not show", "0f1e2d3c", "betas", "0.9, 0.95"):
+    for words in ("38.4%", "71.2%", "does not show", "0f1e2d3c", "betas", "0.9, 0.95", "424 k"):
         assert words in page
-    assert "do not overlap" in page and "Not itemised" not in page
+    assert "do not overlap" in page
 
 
 def test_every_polyline_has_at_most_300_points(inputs: Inputs) -> None:
@@ -166,7 +179,7 @@ def test_every_polyline_has_at_most_300_points(inputs: Inputs) -> None:
 def test_hostile_text_is_shown_and_harmless(tmp_path: Path, inputs: Inputs) -> None:
     example = dict.fromkeys(("question", "thinking", "answer", "expected"), HOSTILE)
     inputs["results"]["before"]["example"] = example
-    inputs["receipt"]["bridge"][0]["label"] = HOSTILE
+    inputs["receipt"]["bridge"][1]["label"] = HOSTILE
     inputs["receipt"]["lines"][0]["purpose"] = HOSTILE
     inputs["recipe"]["model"][HOSTILE] = HOSTILE
     inputs["manifest"] = {"attempt": HOSTILE, "machine": {"cpu": HOSTILE}}
@@ -219,7 +232,8 @@ def test_values_that_are_not_numbers_are_skipped(inputs: Inputs, bad: object) ->
         row |= dict.fromkeys(("tokens", "loss", "reward", "thought_tokens"), bad)
         row["load"] = [[bad] * 8]
     inputs["results"]["after"] |= {"greedy_accuracy": bad, "greedy_interval": [bad, 1.0]}
-    inputs["receipt"]["bridge"][0]["dollars"] = bad
+    inputs["receipt"]["bridge"][1]["dollars"] = bad
+    inputs["receipt"]["lines"][0]["joules"] = bad
     page = render_report(**inputs | {"metrics": rows})
     assert len(drawings(page)) >= 8
     assert not re.search(r">(nan|inf)|[ ,\"](nan|inf)[ ,\"]", page)
@@ -232,8 +246,46 @@ def test_a_step_written_twice_counts_once() -> None:
     assert report.series(report.stage_rows(rows, "rl"), "step", "reward") == [(1, 0.1), (2, 0.9)]
 
 
+def test_the_waterfall_starts_at_the_final_run_once(inputs: Inputs) -> None:
+    page = render_report(**inputs)
+    (fall,) = (
+        s for s in drawings(page) if s.findtext("title") == "From the final run to everything"
+    )
+    names = [text.text for text in fall.iter("text") if text.get("class") == "name"]
+    notes = [text.text for text in fall.iter("text") if text.get("class") == "value"]
+    assert names == [
+        "The final run",
+        "Evaluation",
+        "Lost to interruptions",
+        "Discarded attempts",
+        "Everything",
+    ]
+    assert notes[0] == "$0.021, 1 h 2 min" and notes[-1] == "$0.027, 1 h 20 min"
+    bars = [bar for bar in fall.iter("rect") if bar.get("class", "").startswith("bar")]
+    assert [bar.get("class") for bar in bars] == ["bar total", *["bar step"] * 3, "bar total"]
+    assert float(bars[1].get("x", 0)) == pytest.approx(float(bars[0].get("width", 0)), abs=0.2)
+    assert "Not itemised" not in page
+
+
+def test_an_attempt_that_kept_nothing_has_a_waterfall(inputs: Inputs) -> None:
+    bill = build_receipt([entry("pretrain", 5, kept=0, status="interrupted")], "a1").to_dict()
+    page = render_report(**inputs | {"receipt": bill})
+    assert "Lost to interruptions" in page and "Not itemised" not in page
+
+
+def test_the_bill_shows_energy_and_marks_estimates(inputs: Inputs) -> None:
+    page = render_report(**inputs)
+    for cells in (
+        '<td class="n">~2.8 Wh</td><td>estimate: 15 W, a guess</td>',
+        '<td class="n">6.0 Wh</td><td>rapl</td>',
+    ):
+        assert cells in page
+    inputs["receipt"]["lines"][0]["joules"] = 1.5 * 3.6e6
+    assert "~1.5 kWh" in render_report(**inputs)
+
+
 def test_a_bridge_that_does_not_add_up_says_so(inputs: Inputs) -> None:
-    del inputs["receipt"]["bridge"][0]
+    del inputs["receipt"]["bridge"][-1]
     assert "Not itemised" in render_report(**inputs)
 
 
@@ -251,6 +303,7 @@ def test_a_failed_write_leaves_the_old_page(
 ) -> None:
     def fail(source: Path, target: Path) -> None:
         assert source.parent == target.parent and source.read_text(encoding="utf-8")
+        assert source.name == ".partial-report.html"
         raise OSError("disk full")
 
     (tmp_path / "report.html").write_text("old")

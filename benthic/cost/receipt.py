@@ -18,6 +18,7 @@ from benthic.cost.ledger import PURPOSES, Entry
 if TYPE_CHECKING:
     from rich.table import Table
 
+_MEASURED = "rapl"
 _FINAL = "final run"
 _UNSAVED = "running, not saved yet"
 _LOST = "lost to interruptions"
@@ -122,7 +123,7 @@ def receipt_table(receipt: Receipt) -> "Table":
     from rich import box
     from rich.table import Table
 
-    estimates = {line.energy_source for line in receipt.lines if line.joules} - {"rapl"}
+    estimates = {line.energy_source for line in receipt.lines if line.joules} - {_MEASURED}
     notes = [*receipt.prices, *(f"~ {source}" for source in sorted(estimates))]
     table = Table(
         box=box.SIMPLE,
@@ -138,13 +139,12 @@ def receipt_table(receipt: Receipt) -> "Table":
     for name in ("h:mm:ss", "tokens", "compute", "energy", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in receipt.lines:
-        energy = _scaled(line.joules / 3600, "Wh")
         table.add_row(
             _name(line),
             _time(line.amount.seconds),
             _scaled(line.tokens, ""),
             _scaled(line.flops, "FLOP"),
-            energy if line.energy_source == "rapl" or not line.joules else f"~{energy}",
+            energy(line.joules, line.energy_source),
             _dollars(line.amount.dollars),
         )
     table.add_section()
@@ -157,6 +157,12 @@ def receipt_table(receipt: Receipt) -> "Table":
         "= everything", _time(total.seconds), "", "", "", _dollars(total.dollars), style="bold"
     )
     return table
+
+
+def energy(joules: float, source: str) -> str:
+    """Joules, not negative, as watt-hours; all but a measurement bears a tilde."""
+    amount = _scaled(joules / 3600, "Wh")
+    return amount if source == _MEASURED or not joules else f"~{amount}"
 
 
 def _is_final(purpose: str) -> bool:

@@ -56,7 +56,7 @@ class Mixture:
 
     def _problems(self, index: int) -> NDArray[np.int64]:
         """Problems numbered from `index * (length + 1)` on: a document has one token at least."""
-        first, draw = index * (self.length + 1), None
+        first = index * (self.length + 1)
         draw = np.random.Generator(np.random.Philox(key=[self.seed + 1, index]))
         row: list[int] = []
         while len(row) <= self.length:

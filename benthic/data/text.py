@@ -84,7 +84,7 @@ def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
         return _build("Python standard library", found, by_file=True)
     found = []
     for path in paths:
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             raise ValueError(f"--data {path} does not exist: give a text file or a folder of them")
         if path.is_dir():
             inside = sorted(f for f in path.rglob("*") if _is_text(f, path))

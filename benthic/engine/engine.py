@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benthic.cost.flops import causal_pairs, decode_flops, forward_flops
 from benthic.data.tokenizer import EOS
 from benthic.engine import folded
 from benthic.engine.sampler import SamplingParams, choose, uniforms
+from benthic.model.config import ModelConfig
 from benthic.model.moe import Routing
 from benthic.model.transformer import LanguageModel
 
@@ -36,6 +38,8 @@ class Samples:
     lengths: NDArray[np.int64]
     log_probs: NDArray[np.float32]
     experts: NDArray[np.int16]
+    flops: int
+    """of matrix products: prefill of each distinct prompt, decoding of each completion"""
 
     def completion(self, row: int) -> list[int]:
         ids: list[int] = self.tokens[row, self.prompt_lengths[row] : self.lengths[row]].tolist()
@@ -103,7 +107,14 @@ class Engine:
                 experts[rows, at] = routing.chosen().cpu().numpy()
             at = at + 1
         end = int(lengths.max())
-        return Samples(tokens[:, :end], start, lengths, log_probs[:, :end], experts[:, :end])
+        return Samples(
+            tokens[:, :end],
+            start,
+            lengths,
+            log_probs[:, :end],
+            experts[:, :end],
+            _flops(config, {tuple(p) for p in prompts}, start, lengths),
+        )
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
@@ -127,7 +138,7 @@ class Engine:
     def _draws(self, params: SamplingParams, keys: Sequence[int]) -> Tensor:
         """Uniform numbers [B, max_new_tokens]; greedy decoding looks at none."""
         if params.temperature == 0:
-            return torch.zeros(len(keys), params.max_new_tokens)
+            return torch.zeros(len(keys), params.max_new_tokens, device=self.model.cos.device)
         drawn = torch.from_numpy(uniforms(params.seed, list(keys), params.max_new_tokens))
         return drawn.to(self.model.cos.device)
 
@@ -174,6 +185,20 @@ class Engine:
                     f"a prompt of {len(prompt)} tokens and {new} new ones exceed the model's "
                     f"{longest} positions: shorten the prompt or lower max_new_tokens"
                 )
+
+
+def _flops(
+    config: ModelConfig,
+    prompts: set[tuple[int, ...]],
+    start: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> int:
+    tokens, pairs = sum(len(p) for p in prompts), sum(causal_pairs(len(p)) for p in prompts)
+    work = forward_flops(config, tokens=tokens, pairs=pairs)
+    new = lengths - 1 - start  # the last token is not fed
+    cached = zip(new.tolist(), start.tolist(), strict=True)
+    pairs = sum(causal_pairs(n, cached=p) for n, p in cached)
+    return work + decode_flops(config, tokens=int(new.sum()), pairs=pairs)
 
 
 def _later(S: int, like: Tensor) -> Tensor:

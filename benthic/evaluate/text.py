@@ -13,6 +13,12 @@ from benthic.model.transformer import LanguageModel, token_log_probs
 _BATCH_TOKENS = 8192
 
 
+def window_starts(size: int, window: int) -> NDArray[np.int64]:
+    """Where the windows over `size` tokens start: half a window apart."""
+    stride = max(1, window // 2)
+    return np.arange(0, max(1, size - 1 - window + stride), stride)
+
+
 @torch.inference_mode()
 def bits_per_byte(model: LanguageModel, tokens: NDArray[np.uint16], window: int) -> float:
     """Mean of -log2 p over the byte targets of `tokens` (specials are context only).
@@ -21,7 +27,7 @@ def bits_per_byte(model: LanguageModel, tokens: NDArray[np.uint16], window: int)
     """
     stream = tokens.astype(np.int64)
     stride = max(1, window // 2)
-    starts = np.arange(0, max(1, stream.size - 1 - window + stride), stride)
+    starts = window_starts(stream.size, window)
     padded = np.concatenate([stream, np.full(window + 1, 256)])
     device, total, count = model.cos.device, 0.0, 0
     for group in np.array_split(starts, max(1, math.ceil(starts.size * window / _BATCH_TOKENS))):

@@ -134,6 +134,16 @@ class ModelConfig:
             raise ValueError(
                 f"num_nextn_predict_layers is {self.num_nextn_predict_layers}: 0 or 1 is supported"
             )
+        for name, low, high in (
+            ("rope_theta", 1.0, 1e12),
+            ("rms_norm_eps", 0.0, 1.0),
+            ("initializer_range", 0.0, 10.0),
+            ("routed_scaling_factor", 0.0, 1e6),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: it must be between {low:g} and {high:g}"
+                )
         for name in ("hidden_size", "moe_intermediate_size"):
             if getattr(self, name) % 4:
                 raise ValueError(

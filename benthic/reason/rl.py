@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benthic.config import ReasonConfig
-from benthic.cost.flops import causal_pairs, decode_flops, forward_flops, training_flops
+from benthic.cost.flops import causal_pairs, training_flops
 from benthic.data.tasks.problem import Problem, Task, reward
 from benthic.data.tokenizer import thought_tokens
 from benthic.engine.engine import Samples
@@ -96,7 +96,7 @@ def rl_step(
         rewards, right = rollout.rewards.sum().item(), rollout.right.sum().item()
         figures = [rollout.rewards.numel(), rewards, right, rollout.thought, rollout.thinks]
         figures += [kept.sum().item(), answered.sum().item(), rollout.samples.lengths.sum()]
-        figures += [_flops(model.config, rollout.samples, config.group)]
+        figures += [_flops(model.config, rollout.samples)]
         count += torch.tensor(figures, dtype=torch.float64)
     count = count.to(device)
     ranks.sum([count])
@@ -186,21 +186,11 @@ def policy_log_probs(model: LanguageModel, batch: RlBatch) -> tuple[Tensor, Rout
     return token_log_probs(model, hidden, batch.tokens[:, 1:]), routing
 
 
-def _flops(config: ModelConfig, samples: Samples, group: int) -> int:
-    """Prefill of each distinct prompt, decoding of each answer, and the update on all of it."""
-    prompt = samples.prompt_lengths[::group]
-    work = forward_flops(
-        config, tokens=int(prompt.sum()), pairs=sum(causal_pairs(int(p)) for p in prompt)
-    )
+def _flops(config: ModelConfig, samples: Samples) -> int:
+    """What sampling took, and the update on all of it."""
     fed = samples.lengths - 1
-    new = int((fed - samples.prompt_lengths).sum())
-    pairs = sum(
-        causal_pairs(int(n - p), cached=int(p))
-        for n, p in zip(fed, samples.prompt_lengths, strict=True)
-    )
-    work += decode_flops(config, tokens=new, pairs=pairs)
-    whole = sum(causal_pairs(int(n)) for n in fed)
-    return work + training_flops(config, tokens=int(fed.sum()), pairs=whole)
+    pairs = sum(causal_pairs(int(n)) for n in fed)
+    return samples.flops + training_flops(config, tokens=int(fed.sum()), pairs=pairs)
 
 
 def _part(

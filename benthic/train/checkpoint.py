@@ -7,7 +7,6 @@ checkpoint that was cut short later is noticed. Nothing here depends on the numb
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
+
+from benthic.durable import flush_folder, write_durably
 
 TENSORS, FACTS = "state.safetensors", "state.json"
 
@@ -43,6 +44,8 @@ def save(folder: Path, stage: str, step: int, state: State, *, keep: int = 2) ->
     """
     target = path_of(folder, stage, step)
     partial = folder / f".partial-{target.name}"
+    for left in folder.glob(".partial-*"):  # of a process that was killed while writing
+        shutil.rmtree(left, ignore_errors=True)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -53,14 +56,14 @@ def save(folder: Path, stage: str, step: int, state: State, *, keep: int = 2) ->
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
-        _flush_folder(folder)
+        flush_folder(folder)
         for old in steps_of(folder, stage)[:-keep]:
             shutil.rmtree(path_of(folder, stage, old))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {target} cannot be written ({error.strerror}): make room or give "
-            "another --out, then give the same command again; earlier checkpoints are intact"
+            "another --out, then give the same command again, without --fresh; the rest is intact"
         ) from error
     return target
 
@@ -91,26 +94,3 @@ def steps_of(folder: Path, stage: str) -> list[int]:
         if path.is_dir() and number.isdigit():
             found.append(int(number))
     return sorted(found)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write and flush to disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file in one step."""
-    partial = path.with_name(f".partial-{path.name}")
-    write_durably(partial, text.encode())
-    partial.replace(path)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -45,6 +45,10 @@ def train(
     """
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
     start = restore(checkpoints, stage.name, model, optimizer)
+    if ranks.agree(start) != start:
+        raise checkpoint.CheckpointError(
+            f"{checkpoints} differs between ranks: put the run on storage that all of them share"
+        )
     if ranks.first:
         metrics.rewind(log, stage.name, start)
     with StopSignal() as stop:
@@ -60,10 +64,10 @@ def train(
                     checkpoint.save(checkpoints, stage.name, step + 1, capture(model, optimizer))
                 ranks.wait()
                 saved()
-            if stopping and not ended:
+            if stopping:
                 raise Interrupted(
                     f"stopped on request after {stage.name} step {step + 1} of {stage.steps}; "
-                    "give the same command again to go on"
+                    "give the same command again, without --fresh, to go on"
                 )
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benthic.train.checkpoint import write_atomically
+from benthic.durable import write_atomically
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -28,5 +28,9 @@ def rewind(path: Path, stage: str, steps: int) -> None:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add a row; OSError names the file where the disk refuses."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

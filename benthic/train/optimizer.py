@@ -25,9 +25,12 @@ def is_matrix(name: str) -> bool:
 
 
 class Optimizer:
-    """State per parameter: `momentum` (Muon), or `mean` and `square` (AdamW); and `steps`."""
+    """State per parameter: `momentum` (Muon), or `mean` and `square` (AdamW); and `steps`.
 
-    def __init__(self, model: nn.Module, *, weight_decay: float) -> None:
+    Without `muon`, AdamW takes the matrices too.
+    """
+
+    def __init__(self, model: nn.Module, *, weight_decay: float, muon: bool = True) -> None:
         self.parameters = dict(model.named_parameters())
         self.weight_decay = weight_decay
         self.steps = 0
@@ -35,7 +38,7 @@ class Optimizer:
         self._batches: dict[tuple[int, int], list[str]] = defaultdict(list)
         self._plain: list[str] = []
         for name, p in self.parameters.items():
-            if is_matrix(name):
+            if muon and is_matrix(name):
                 self._batches[p.shape[-2], p.shape[-1]].append(name)
                 self.state[f"{name}.momentum"] = torch.zeros_like(p)
             else:

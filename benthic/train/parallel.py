@@ -11,12 +11,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+_PATIENCE = timedelta(days=1)  # the others wait while the first rank evaluates
 Result = TypeVar("Result")
 
 
@@ -111,11 +113,15 @@ def connect(device: str, parts: int) -> Ranks:
     if size == 1:
         return Ranks(pool=pool)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE)
     return Ranks(dist.get_rank(), size, local, pool)
 
 
-def disconnect() -> None:
+def disconnect(ranks: Ranks) -> None:
+    """Let go of threads and peers."""
+    if ranks.pool is not None:
+        ranks.pool.shutdown(wait=False, cancel_futures=True)
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,9 +1,12 @@
 """The user's own worked problems, from a JSONL file with `question`, `working` and `answer`."""
 
+import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benthic.data.tasks.problem import Problem, Split, split_of
 
@@ -22,6 +25,7 @@ class FileTask:
         self.sides: dict[Split, list[Problem]] = {"train": [], "held_out": []}
         for problem in _read(path, longest, longest_answer):
             self.sides[split_of(problem.question)].append(problem)
+        self.sha256 = hashlib.sha256(repr(self.sides).encode("utf-8", "replace")).hexdigest()
         least_of: dict[Split, int] = {"train": 100, "held_out": 10}
         for side, least in least_of.items():
             if len(self.sides[side]) < least:
@@ -32,19 +36,11 @@ class FileTask:
                 )
 
     def problems(self, split: Split, start: int, count: int, seed: int) -> list[Problem]:
-        side = self.sides[split]
-        out = []
+        side, out = self.sides[split], []
         for index in range(start, start + count):
             lap, place = divmod(index, len(side))
-            out.append(side[self._order(split, lap, seed)[place]])
+            out.append(side[_order(len(side), lap, seed)[place]])
         return out
-
-    def _order(self, split: Split, lap: int, seed: int) -> np.ndarray:
-        key = (split, lap, seed)
-        if getattr(self, "_lap", None) != key:
-            self._lap = key
-            self._shuffled = np.random.default_rng([seed, lap]).permutation(len(self.sides[split]))
-        return self._shuffled
 
     def ask(self, words: str) -> str:
         if not words.strip():
@@ -56,11 +52,19 @@ class FileTask:
         return f"Ask a question laid out as in {self.name}, e.g. {example!r}"
 
 
+@lru_cache(maxsize=8)
+def _order(size: int, lap: int, seed: int) -> NDArray[np.int64]:
+    """A permutation for each time round."""
+    return np.random.default_rng([seed, lap]).permutation(size)
+
+
 def _read(path: Path, longest: int, longest_answer: int) -> list[Problem]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise ValueError(f"--tasks {path} cannot be read ({error.strerror})") from error
+        raise ValueError(
+            f"--tasks {path} cannot be read ({error.strerror}): give a JSONL file"
+        ) from error
     found: dict[str, Problem] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -30,6 +30,8 @@ class Task(Protocol):
     """A source of problems, addressed by index: the same index gives the same problem."""
 
     name: str
+    sha256: str
+    """of the problems, so that a resume on others is noticed"""
 
     def problems(self, split: Split, start: int, count: int, seed: int) -> Sequence[Problem]: ...
 
