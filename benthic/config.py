@@ -221,10 +221,6 @@ class Recipe:
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}: "
                 "raise the latter"
             )
-        if (self.model.bos_token_id, self.model.eos_token_id) != (256, 257):
-            raise ValueError(
-                "model.bos_token_id and model.eos_token_id must be 256 and 257, the tokenizer's"
-            )
         if self.model.vocab_size < _TOKENS:
             raise ValueError(
                 f"model.vocab_size is {self.model.vocab_size}: the tokenizer needs {_TOKENS}"

@@ -38,7 +38,7 @@ class Samples:
     lengths: NDArray[np.int64]
     log_probs: NDArray[np.float32]
     experts: NDArray[np.int16]
-    flops: int
+    flops: int = 0
     """of matrix products: prefill of each distinct prompt, decoding of each completion"""
 
     def completion(self, row: int) -> list[int]:
