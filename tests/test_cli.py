@@ -155,7 +155,7 @@ def test_ctrl_c_saves_and_ends_in_130_with_one_sentence(text: Path, tmp_path: Pa
     finally:
         process.kill()
     done = subprocess.CompletedProcess(words, process.returncode, out, err)
-    assert "give the same command again to go on" in sentence(done, 130)
+    assert "give the same command again, without --fresh, to go on" in sentence(done, 130)
     assert checkpoint.steps_of(tmp_path / "run" / "checkpoints", "pretrain")
 
 

@@ -125,8 +125,11 @@ def test_a_stop_saves_and_says_how_to_go_on(
     assert metrics.read(tmp_path / "metrics.jsonl") == undisturbed["rows"]
 
 
-def test_a_stop_in_the_last_step_is_an_end(text: Path, tmp_path: Path) -> None:
-    go(text, tmp_path, at(STEPS, stopped()))
+def test_a_stop_in_the_last_step_is_a_stop_with_the_stage_finished(
+    text: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        go(text, tmp_path, at(STEPS, stopped()))
     assert finished(tmp_path, "pretrain", STEPS)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benthic.train import metrics
-from benthic.train.parallel import Ranks, available_cores, connect
+from benthic.train.parallel import Ranks, available_cores, connect, disconnect
 from tests.small import benthic, settings, state_of, text_in
 
 DRAWN = settings("pretrain.micro_batches=2", "reason.micro_batches=2", "reason.steps=2")
@@ -51,8 +51,18 @@ def test_a_missing_gpu_is_named_with_the_remedy() -> None:
 
 def test_alone_a_process_takes_all_its_cores() -> None:
     before = torch.get_num_threads()
-    assert connect("cpu", 4096) == Ranks()
+    assert connect("cpu", 1) == Ranks()
     assert torch.get_num_threads() == available_cores()
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="one core: parts run one after the other")
+def test_parts_side_by_side_share_the_cores() -> None:
+    before = torch.get_num_threads()
+    ranks = connect("cpu", available_cores())
+    assert torch.get_num_threads() == 1
+    assert ranks.each(lambda part: (part, torch.get_num_threads()), 2) == [(0, 1), (1, 1)]
+    disconnect(ranks)
     torch.set_num_threads(before)
 
 
