@@ -9,11 +9,11 @@ ARGS ?=
 venv: $(VENV)/bin/python
 
 run: $(VENV)/.run
-	@echo "Running 'benthic run laptop': about three minutes on two cores. Ctrl-C is safe, 'make run' goes on."
+	@echo "Running 'benthic run laptop': about two minutes on two cores. Ctrl-C is safe, 'make run' goes on."
 	@$(BIN)/benthic run laptop $(ARGS)
 
 test: $(VENV)/.test
-	@echo "Linters, types and tests: about five minutes on two cores."
+	@echo "Linters, types and tests: about three minutes on two cores."
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -26,9 +26,10 @@ $(VENV)/bin/python:
 	@echo "Making a virtual environment in $(VENV) (about a minute, once; PyTorch is the largest part)."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Benthic needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing PyTorch and the rest (a minute or more, once)."
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 

@@ -117,7 +117,7 @@ def test_every_stage_is_billed_as_done(done: RunFolder) -> None:
     for row in rows:
         assert row.status == "done" and row.seconds > 0 and row.seconds_productive == row.seconds
         assert (row.tokens > 0) == (row.flops > 0) == (row.stage != "data")
-    assert rows[1].tokens == 6 * 4 * 32
+    assert rows[1].tokens == 6 * 4 * 40
     assert {row.attempt for row in rows} == {done.manifest()["attempt"]}
 
 
