@@ -7,9 +7,7 @@ and bills.
 
 import copy
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from benthic import report
 from benthic.config import Recipe, to_tree
 from benthic.console import Console
 from benthic.cost import flops
-from benthic.cost.ledger import Ledger, Purpose, Span, ledger_path
-from benthic.cost.meter import POWERCAP, Meter
+from benthic.cost.ledger import Ledger, ledger_path
+from benthic.cost.meter import Meter
 from benthic.cost.receipt import Receipt, build_receipt
 from benthic.data.loader import Mixture
 from benthic.data.tasks.problem import Task
@@ -36,6 +34,7 @@ from benthic.folder import FolderError, RunFolder, machine, versions
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.reason import gate
 from benthic.reason.rl import rl_step
+from benthic.session import Session, Unbilled
 from benthic.train import checkpoint, loop, metrics
 from benthic.train.optimizer import Optimizer
 from benthic.train.parallel import Ranks
@@ -48,51 +47,6 @@ class NoGo(Exception):
     """The gate before reinforcement failed; the message says by how much and what can be done."""
 
     no_go = True
-
-
-@dataclass(frozen=True)
-class Session:
-    """One process's part in one run."""
-
-    recipe: Recipe
-    folder: RunFolder
-    ranks: Ranks
-    console: Console
-    attempt: str
-
-    @contextmanager
-    def billed(self, stage: str, purpose: Purpose) -> Iterator["Meter | Unbilled"]:
-        """Meter a stage; ranks after the first are counted by the first."""
-        if not self.ranks.first:
-            yield Unbilled()
-            return
-        bill, gpu = self.recipe.bill, self.recipe.device == "cuda"
-        span = Span(
-            run=str(self.folder.path),
-            attempt=self.attempt,
-            stage=stage,
-            purpose=purpose,
-            device=torch.cuda.get_device_name() if gpu else machine()["cpu"],
-            count=self.ranks.size if gpu else self.ranks.machines,
-            price_per_hour=bill.price_per_hour,
-            price_source=bill.price_source,
-        )
-        with Meter(
-            span,
-            ledger_path(),
-            watts=bill.watts,
-            watts_source=bill.watts_source,
-            powercap=None if gpu else POWERCAP,
-        ) as meter:
-            yield meter
-
-
-class Unbilled:
-    """Stands in for the meter on ranks that the first one counts."""
-
-    def add(self, *, tokens: int = 0, flops: int = 0) -> None: ...
-
-    def productive(self) -> None: ...
 
 
 def run(

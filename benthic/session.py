@@ -1,0 +1,59 @@
+"""One process's part in one run, and the meter that each of its stages runs under."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from benthic.config import Recipe
+from benthic.console import Console
+from benthic.cost.ledger import Purpose, Span, ledger_path
+from benthic.cost.meter import POWERCAP, Meter
+from benthic.folder import RunFolder, machine
+from benthic.train.parallel import Ranks
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's part in one run."""
+
+    recipe: Recipe
+    folder: RunFolder
+    ranks: Ranks
+    console: Console
+    attempt: str
+
+    @contextmanager
+    def billed(self, stage: str, purpose: Purpose) -> Iterator["Meter | Unbilled"]:
+        """Meter a stage; ranks after the first are counted by the first."""
+        if not self.ranks.first:
+            yield Unbilled()
+            return
+        bill, gpu = self.recipe.bill, self.recipe.device == "cuda"
+        span = Span(
+            run=str(self.folder.path),
+            attempt=self.attempt,
+            stage=stage,
+            purpose=purpose,
+            device=torch.cuda.get_device_name() if gpu else machine()["cpu"],
+            count=self.ranks.size if gpu else self.ranks.machines,
+            price_per_hour=bill.price_per_hour,
+            price_source=bill.price_source,
+        )
+        with Meter(
+            span,
+            ledger_path(),
+            watts=bill.watts,
+            watts_source=bill.watts_source,
+            powercap=None if gpu else POWERCAP,
+        ) as meter:
+            yield meter
+
+
+class Unbilled:
+    """Stands in for the meter on ranks that the first one counts."""
+
+    def add(self, *, tokens: int = 0, flops: int = 0) -> None: ...
+
+    def productive(self) -> None: ...
