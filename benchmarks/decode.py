@@ -27,7 +27,7 @@ from benthic.model.checkpoint import export_hub
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.train.parallel import available_cores
 
-NEW, TRIALS, RUNS = 64, 3, 7
+NEW, TRIALS, RUNS = 64, 5, 7
 
 
 def model_of(arguments: list[str]) -> LanguageModel:
@@ -84,7 +84,10 @@ def main() -> None:
             return len(tokens) * NEW / seconds, out.tolist()
 
         cores = sorted({1, available_cores()})
-        mine = max(cores, key=lambda n: median(ours(n)[0] for _ in range(TRIALS)))
+        own = {n: median(ours(n)[0] for _ in range(TRIALS)) for n in cores}
+        mine = max(own, key=lambda n: own[n])
+        for n, rate in own.items():
+            print(f"batch {batch:2}: benthic {'':15} {n} threads {rate:8.0f} tokens/s")
         trials = {
             (n, t): median(theirs(n, t)[0] for _ in range(TRIALS)) for n in peers for t in cores
         }

@@ -44,7 +44,7 @@ def compare(model: LanguageModel, wanted: int) -> float:
         differ += int((free != kept).any(-1).sum())
         choices += free.shape[0] * free.shape[1]
         rows += ROWS
-    gap = torch.cat(gaps)
+    gap = torch.cat(gaps).float()
     middle, high = gap.quantile(torch.tensor([0.5, 0.9999])).tolist()
     print(
         f"  {gap.numel():,} tokens: median {middle:.1e}, 99.99 % {high:.1e}, "
