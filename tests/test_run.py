@@ -233,7 +233,9 @@ def test_a_second_process_is_refused(text: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_gives_its_lock_back(done: RunFolder) -> None:
-    FileLock(done.path / "lock").acquire(timeout=0)
+    lock = FileLock(done.path / "lock")
+    lock.acquire(timeout=0)
+    assert lock.is_locked
 
 
 def test_the_gate_stops_keeps_and_can_be_forced(text: Path, tmp_path: Path) -> None:
