@@ -5,7 +5,7 @@ recipe. On the same budget: no worked documents; 5 % worked documents; a random 
 from the main run's base); the compute of reinforcement spent on more pretraining. The gate
 refuses the first two, so they are forced.
 
-    python benchmarks/controls.py [--out FOLDER] [--seeds 0 1 2] [--only no-worked few-worked]
+    python benchmarks/controls.py [--out FOLDER] [--seeds 0 1 2] [--only 'random reward']
 """
 
 import argparse
@@ -82,7 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("runs/controls"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", default=[*CONTROLS, MORE])
+    labels = [*CONTROLS, MORE]
+    parser.add_argument("--only", nargs="+", choices=labels, default=labels)
     options = parser.parse_args()
     heading()
     worst = 0.0

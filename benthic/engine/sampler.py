@@ -20,6 +20,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 100:
             raise ValueError(f"temperature is {self.temperature}: give a number from 0 to 100")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0 to 2**63 - 1")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
 

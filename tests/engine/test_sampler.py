@@ -96,3 +96,9 @@ def test_other_seeds_and_keys_give_other_uniforms() -> None:
 def test_senseless_settings_are_refused(bad: Callable[[], SamplingParams]) -> None:
     with pytest.raises(ValueError, match="is"):
         bad()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="seed is"):
+        SamplingParams(seed=seed)
