@@ -17,7 +17,7 @@ FLOORS = {
     4: {"reason", "evaluate"},
     3: {"train", "engine"},
     2: {"model", "data"},
-    1: {"config", "model.config", "folder", "durable", "cost", "recipes", "__init__"},
+    1: {"config", "model.config", "hub", "folder", "durable", "cost", "recipes", "__init__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 MODULES = {

@@ -18,19 +18,22 @@ from benthic.model.config import ModelConfig
 def parameters(config: ModelConfig) -> dict[str, int]:
     """Numbers of parameters by part, elements; the keys up to `norms` add up to `total`.
 
-    `attention` holds the norms of the two latents; `router` holds `e_score_correction_bias`;
+    `attention` holds its norms and biases; `router` holds `e_score_correction_bias`; a tied head
+    counts under `embedding` alone;
     `norms` are those of the blocks and the last one. `active` is what one token meets in the main
     model, embedding and head included. `mtp` is the multi-token-prediction block without the
     embedding and head it shares with the main model; `total` excludes it, `total_with_mtp` not.
     """
     hidden, sparse = config.hidden_size, config.num_moe_layers
-    attention = _attention_matrices(config) + config.kv_lora_rank + (config.q_lora_rank or 0)
-    router = config.n_routed_experts * (hidden + 1)
+    attention = _attention_matrices(config) + _attention_vectors(config)
+    router = config.n_routed_experts * (hidden + (config.topk_method == "noaux_tc"))
+    dense = 3 * hidden * config.intermediate_size
+    dense += config.mlp_bias * (2 * config.intermediate_size + hidden)
     parts = {
         "embedding": config.vocab_size * hidden,
-        "head": config.vocab_size * hidden,
+        "head": 0 if config.tie_word_embeddings else config.vocab_size * hidden,
         "attention": config.num_hidden_layers * attention,
-        "dense_mlp": config.first_k_dense_replace * 3 * hidden * config.intermediate_size,
+        "dense_mlp": config.first_k_dense_replace * dense,
         "experts": sparse * config.n_routed_experts * _expert(config),
         "shared_experts": sparse * config.n_shared_experts * _expert(config),
         "router": sparse * router,
@@ -63,7 +66,8 @@ def forward_flops(config: ModelConfig, *, tokens: int, pairs: int, mtp: bool = F
     every token; `ValueError` where the config has no such block. Cached latents, if `pairs` holds
     any, are not expanded again: a path that does so each time spends more.
     """
-    per_pair = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
+    value = config.v_head_dim if config.latent else config.head_dim
+    per_pair = config.num_attention_heads * (config.qk_head_dim + value)
     return _flops(config, tokens, pairs, per_pair, mtp)
 
 
@@ -77,16 +81,18 @@ def decode_flops(config: ModelConfig, *, tokens: int, pairs: int) -> int:
 
     Per head, q_nope goes up to the latent (nope * L) and the weighted latents come down to values
     (L * v). Together that is kv_b_proj once a token, as in the expanded path; only a pair costs
-    more: scores over L + R, values over L.
+    more: scores over L + R, values over L. Grouped-query attention decodes as it prefills.
     """
+    if not config.latent:
+        return forward_flops(config, tokens=tokens, pairs=pairs)
     latent, rope = config.kv_lora_rank, config.qk_rope_head_dim
     per_pair = config.num_attention_heads * (latent + rope + latent)
     return _flops(config, tokens, pairs, per_pair, mtp=False)
 
 
 def cache_elements_per_token(config: ModelConfig) -> int:
-    """Elements that one token leaves in the latent cache of the main model: layers * (L + R)."""
-    return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim)
+    """Elements that one token leaves in the main model's cache: layers * (L + R), or both heads."""
+    return config.num_hidden_layers * config.cache_width
 
 
 def _flops(config: ModelConfig, tokens: int, pairs: int, per_pair: int, mtp: bool) -> int:
@@ -110,6 +116,9 @@ def _flops(config: ModelConfig, tokens: int, pairs: int, per_pair: int, mtp: boo
 
 
 def _attention_matrices(config: ModelConfig) -> int:
+    if not config.latent:
+        heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
+        return heads * config.head_dim * config.hidden_size
     hidden, heads, latent = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
     queries = heads * config.qk_head_dim
     rank = config.q_lora_rank
@@ -117,6 +126,14 @@ def _attention_matrices(config: ModelConfig) -> int:
     down = hidden * (latent + config.qk_rope_head_dim)
     up = latent * heads * (config.qk_nope_head_dim + config.v_head_dim)
     return query + down + up + heads * config.v_head_dim * hidden
+
+
+def _attention_vectors(config: ModelConfig) -> int:
+    if config.latent:
+        return config.kv_lora_rank + (config.q_lora_rank or 0)
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    biases = config.qkv_bias * heads * config.head_dim + config.attention_bias * config.hidden_size
+    return biases + config.qk_norm * 2 * config.head_dim
 
 
 def _expert(config: ModelConfig) -> int:

@@ -29,8 +29,14 @@ LIMIT = (
 
 
 def pays(model: LanguageModel) -> bool:
-    """Whether the model is small enough for folding to be faster."""
-    return sum(p.numel() for p in model.parameters()) <= LIMIT
+    """Whether the model is small enough for folding to be faster, and of the kind folded here.
+
+    That is latent attention and sigmoid scores, weights not in FP8, one eps in all norms.
+    """
+    c = model.config
+    plain = c.latent and c.topk_method == "noaux_tc" and c.latent_norm_eps == c.rms_norm_eps
+    stored = any(p.dtype == torch.float8_e4m3fn for p in model.parameters())
+    return plain and not stored and sum(p.numel() for p in model.parameters()) <= LIMIT
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ def _turned(rows_R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fold_attention(block: Block) -> _Attention:
-    a: LatentAttention = block.self_attn
+    a = block.self_attn
+    assert isinstance(a, LatentAttention)
     norm = block.input_layernorm.weight
     up_HML = a.kv_b_proj.weight.double().view(a.heads, a.nope + a.value, a.latent)
     entry_CD = _under(a.kv_a_proj_with_mqa.weight, norm)

@@ -5,7 +5,7 @@ width R that the heads share. Two paths compute the same function:
 - expanded (`forward`): keys and values are rebuilt, attention runs per head; training and prefill;
 - absorbed (`decode`): the key up-projection moves into the query and the value up-projection behind
   the weighted sum, so attention runs on the cached latents themselves (V2 appendix C).
-`attention_reference` is the slow twin of both. Left out: YaRN's softmax factor, FP8 caches.
+`attention_reference` is the slow twin of both. Weights may be kept in FP8. Left out: FP8 caches.
 
 Shapes: B batch, T position, S cached position, D hidden, H heads, L latent, R rope, N nope, V
 value.
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benthic.model.config import ModelConfig
-from benthic.model.rope import rotate, rotate_reference
+from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.fp8 import weight_of
+from benthic.model.rope import PLAIN, rotate, rotate_reference
 
 SHORT = 256  # positions up to which plain products beat the fused kernel on a CPU
 
@@ -38,11 +39,11 @@ class LatentAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        heads, eps = config.num_attention_heads, config.rms_norm_eps
+        heads, eps = config.num_attention_heads, config.latent_norm_eps
         self.heads = heads
         self.nope, self.rope = config.qk_nope_head_dim, config.qk_rope_head_dim
         self.value, self.latent = config.v_head_dim, config.kv_lora_rank
-        self.scale = config.qk_head_dim**-0.5
+        self.scale = config.softmax_scale
         width, q_width = config.hidden_size, heads * config.qk_head_dim
         self.q_lora_rank = config.q_lora_rank
         if config.q_lora_rank is None:
@@ -65,7 +66,7 @@ class LatentAttention(nn.Module):
         q = q.view(*x.shape[:-1], self.heads, self.nope + self.rope)
         return q[..., : self.nope], rotate(q[..., self.nope :], cos, sin)
 
-    def latents(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def entries(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[..., D] to what is cached, [..., L + R]: normed latent and rotated key."""
         latent, key = self.kv_a_proj_with_mqa(x).split([self.latent, self.rope], dim=-1)
         return torch.cat([self.kv_a_layernorm(latent), rotate(key, cos, sin)], dim=-1)
@@ -79,14 +80,12 @@ class LatentAttention(nn.Module):
         """
         B, T, _ = x_BTD.shape
         q_nope, q_rope = self.queries(x_BTD, cos_TR[:, None], sin_TR[:, None])
-        entries = self.latents(x_BTD, cos_TR, sin_TR)
+        entries = self.entries(x_BTD, cos_TR, sin_TR)
         latent, key = entries.split([self.latent, self.rope], dim=-1)
         kv = self.kv_b_proj(latent).view(B, T, self.heads, self.nope + self.value)
         k_rope = key[:, :, None].expand(B, T, self.heads, self.rope)
         q = torch.cat([q_nope, q_rope], dim=-1)
         k = torch.cat([kv[..., : self.nope], k_rope], dim=-1)
-        short = T <= SHORT and x_BTD.device.type == "cpu"
-        attend = attend_short if short else attend_long
         out = attend(q, k, kv[..., self.nope :], mask, self.scale)
         return self.o_proj(out.reshape(B, T, -1)), entries
 
@@ -98,7 +97,8 @@ class LatentAttention(nn.Module):
         C = L + R. `mask_BS` is additive: 0 where a cached position is seen, -inf elsewhere.
         """
         q_nope, q_rope = self.queries(x_BD, cos_BR[:, None], sin_BR[:, None])
-        w_HML = self.kv_b_proj.weight.view(self.heads, self.nope + self.value, self.latent)
+        up = weight_of(self.kv_b_proj, x_BD.dtype)
+        w_HML = up.view(self.heads, self.nope + self.value, self.latent)
         q_latent = torch.bmm(q_nope.transpose(0, 1), w_HML[:, : self.nope]).transpose(0, 1)
         q_BHC = torch.cat([q_latent, q_rope], dim=-1)
         score_BHS = torch.baddbmm(
@@ -109,8 +109,14 @@ class LatentAttention(nn.Module):
         return self.o_proj(out_HBV.transpose(0, 1).reshape(x_BD.shape[0], -1))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Softmax attention, [B, T, H, *] in and out, by whichever way is faster."""
+    short = q.shape[1] <= SHORT and q.device.type == "cpu"
+    return (attend_short if short else attend_long)(q, k, v, mask, scale)
+
+
 def attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Softmax attention, [B, T, H, *] in and out, by plain products; memory grows as T * T."""
+    """The same by plain products; memory grows as T * T."""
     B, T, H, _ = q.shape
     if mask is None:
         mask = q.new_full((T, T), -torch.inf).triu_(1)
@@ -133,14 +139,16 @@ def attend_long(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: flo
     return out[..., : v.shape[-1]].transpose(1, 2)
 
 
-def attention_reference(module: LatentAttention, x_BTD: Tensor, theta: float) -> Tensor:
+def attention_reference(
+    module: LatentAttention, x_BTD: Tensor, theta: float, scaling: RopeScaling = PLAIN
+) -> Tensor:
     """The equations of V3 section 2.1.1 read aloud: one row, one head, one position at a time."""
     m, out = module, torch.zeros_like(x_BTD)
-    w = m.kv_b_proj.weight.view(m.heads, m.nope + m.value, m.latent)
+    w = weight_of(m.kv_b_proj, x_BTD.dtype).view(m.heads, m.nope + m.value, m.latent)
     for b in range(x_BTD.shape[0]):
         entries = [m.kv_a_proj_with_mqa(x) for x in x_BTD[b]]
         latents = [m.kv_a_layernorm(e[: m.latent]) for e in entries]
-        keys = [rotate_reference(e[m.latent :], t, theta) for t, e in enumerate(entries)]
+        keys = [rotate_reference(e[m.latent :], t, theta, scaling) for t, e in enumerate(entries)]
         for t, x in enumerate(x_BTD[b]):
             if m.q_lora_rank is None:
                 q = m.q_proj(x).view(m.heads, -1)
@@ -148,7 +156,7 @@ def attention_reference(module: LatentAttention, x_BTD: Tensor, theta: float) ->
                 q = m.q_b_proj(m.q_a_layernorm(m.q_a_proj(x))).view(m.heads, -1)
             heads = []
             for h in range(m.heads):
-                q_rope = rotate_reference(q[h, m.nope :], t, theta)
+                q_rope = rotate_reference(q[h, m.nope :], t, theta, scaling)
                 scores = [
                     (q[h, : m.nope] @ (w[h, : m.nope] @ latents[s]) + q_rope @ keys[s]) * m.scale
                     for s in range(t + 1)

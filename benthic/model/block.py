@@ -1,9 +1,10 @@
-"""One transformer block: norm, latent attention, residual; norm, SwiGLU, residual."""
+"""One transformer block: norm, attention, residual; norm, SwiGLU, residual."""
 
 from torch import Tensor, nn
 
 from benthic.model.attention import LatentAttention, RMSNorm
 from benthic.model.config import ModelConfig
+from benthic.model.grouped import GroupedAttention
 from benthic.model.moe import DenseMLP, Routing, SparseMLP
 
 
@@ -12,9 +13,13 @@ class Block(nn.Module):
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(width, eps)
-        self.self_attn = LatentAttention(config)
+        self.self_attn = LatentAttention(config) if config.latent else GroupedAttention(config)
         self.post_attention_layernorm = RMSNorm(width, eps)
-        self.mlp = SparseMLP(config) if sparse else DenseMLP(width, config.intermediate_size)
+        self.mlp = (
+            SparseMLP(config)
+            if sparse
+            else DenseMLP(width, config.intermediate_size, bias=config.mlp_bias)
+        )
 
     def forward(
         self,
@@ -24,7 +29,7 @@ class Block(nn.Module):
         mask: Tensor | None,
         routing: Routing | None,
     ) -> tuple[Tensor, Tensor]:
-        """Whole sequences: the new stream [B, T, D] and the cache entries [B, T, L + R]."""
+        """Whole sequences: the new stream [B, T, D] and the cache entries [B, T, C]."""
         mixed, entries = self.self_attn(self.input_layernorm(x_BTD), cos_TR, sin_TR, mask)
         x_BTD = x_BTD + mixed
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), routing), entries
@@ -41,7 +46,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """One token a row: write its cache entry at `at_B`, then attend over the cache."""
         normed = self.input_layernorm(x_BD)
-        entry = self.self_attn.latents(normed, cos_BR, sin_BR)
+        entry = self.self_attn.entries(normed, cos_BR, sin_BR)
         cache_BSC.scatter_(1, at_B[:, None, None].expand(-1, 1, entry.shape[1]), entry[:, None])
         x_BD = x_BD + self.self_attn.decode(normed, cos_BR, sin_BR, cache_BSC, mask_BS)
         return x_BD + self.mlp(self.post_attention_layernorm(x_BD), routing)

@@ -1,4 +1,4 @@
-"""DeepSeekMoE: sigmoid scores, group-limited selection, shared and routed experts (V3, 2.1.2).
+"""DeepSeekMoE: scores, group-limited selection, shared and routed experts (V2 2.2, V3 2.1.2).
 
 A bias that only selects, never weighs, keeps the load even without an auxiliary loss: after each
 step it moves by a fixed amount against the load of the whole batch (`balance_bias`;
@@ -40,34 +40,45 @@ class Routing:
 class DenseMLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Router(nn.Module):
-    """Scores tokens against experts and selects; parameters are named as on the Hub."""
+    """Scores tokens against experts and selects; parameters are named as on the Hub.
 
-    e_score_correction_bias: Tensor
+    V3: sigmoid scores, and a bias that only selects. V2: softmax over all experts, no bias.
+    """
+
+    e_score_correction_bias: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+        biased = config.topk_method == "noaux_tc"
+        bias = torch.zeros(config.n_routed_experts) if biased else None
+        self.register_buffer("e_score_correction_bias", bias)
 
     def select(self, scores_NE: Tensor) -> Tensor:
-        """Ids [N, K] by biased score: groups by the sum of their top two, then experts."""
+        """Ids [N, K] by biased score: the best groups first, then the best experts in them.
+
+        A group counts as the sum of its top two in V3, as its best expert in V2.
+        """
         c = self.config
-        biased = scores_NE.detach() + self.e_score_correction_bias
+        biased = scores_NE.detach()
+        if self.e_score_correction_bias is not None:
+            biased = biased + self.e_score_correction_bias
         if c.n_group > 1:
             grouped = biased.view(-1, c.n_group, c.n_routed_experts // c.n_group)
-            best = grouped.topk(2, dim=-1).values.sum(-1).topk(c.topk_group, dim=-1).indices
+            top = 2 if c.topk_method == "noaux_tc" else 1
+            best = grouped.topk(top, dim=-1).values.sum(-1).topk(c.topk_group, dim=-1).indices
             # -inf, not 0: a biased score may be negative.
             shut = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter_(1, best, False)
             biased = grouped.masked_fill(shut[..., None], -torch.inf).view_as(biased)
@@ -83,7 +94,9 @@ class Router(nn.Module):
     def forward(self, x_ND: Tensor) -> Tensor:
         """Scores [N, E], in fp32 at least."""
         precise = torch.promote_types(x_ND.dtype, torch.float32)
-        return F.linear(x_ND.to(precise), self.weight.to(precise)).sigmoid()
+        logits = F.linear(x_ND.to(precise), self.weight.to(precise))
+        sigmoid = self.config.topk_method == "noaux_tc"
+        return logits.sigmoid() if sigmoid else logits.softmax(dim=-1)
 
 
 class Experts(nn.Module):

@@ -1,9 +1,10 @@
-"""The DeepSeek-V3 language model: blocks, final norm, output head. Module names are the Hub's.
+"""The language model: embedding, blocks, final norm, output head. Module names are the Hub's.
 
 Knows nothing of devices, parallelism or logging. Training calls `forward` on whole sequences; the
-engine calls `prefill` and `decode` on the same modules with a cache of latents.
+engine calls `forward` and `decode` on the same modules with a cache of what attention keeps.
 
-Shapes: B batch, T position, S cached position, D hidden, C = L + R cache entry, V vocabulary.
+Shapes: B batch, T position, S cached position, D hidden, C cache entry (latent and rotated key, or
+keys and values), V vocabulary.
 """
 
 import torch
@@ -33,8 +34,23 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
+class TiedHead(nn.Module):
+    """An output head whose matrix is the embedding's, which alone holds it."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self._embedding = [embedding]  # in a list, so that it is not a child
+
+    @property
+    def weight(self) -> Tensor:
+        return self._embedding[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
 class LanguageModel(nn.Module):
-    """DeepSeek-V3 with an untied output head."""
+    """DeepSeek-V2 or V3, or a dense Llama or Qwen, as the config says."""
 
     cos: Tensor
     sin: Tensor
@@ -43,12 +59,19 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        cos, sin = rope_tables(
-            config.max_position_embeddings, config.qk_rope_head_dim, config.rope_theta
+        self.lm_head = (
+            TiedHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        cos, sin = self.tables()
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of every position, fp32 [max_position_embeddings, R / 2]."""
+        c = self.config
+        return rope_tables(c.max_position_embeddings, c.rotary_dim, c.rope_theta, c.rope_scaling)
 
     @property
     def blocks(self) -> list[Block]:

@@ -95,7 +95,8 @@ def train_step(
         p.grad = None
     if bias_rate:
         for router, counts in zip(model.routers, load, strict=True):
-            balance_bias(router.e_score_correction_bias, counts, bias_rate)
+            if router.e_score_correction_bias is not None:
+                balance_bias(router.e_score_correction_bias, counts, bias_rate)
     return StepResult(loss.item(), norm.item(), load, sums.tolist())
 
 

@@ -71,7 +71,7 @@ def test_absorbed_path_is_the_expanded_path(tiny: ModelConfig, change: dict[str,
             cache[row, : at[row]] = entries[row, : at[row]]
         for _ in range(5):
             token = x[rows, at]
-            cache[rows, at] = module.latents(token, cos[at], sin[at])
+            cache[rows, at] = module.entries(token, cos[at], sin[at])
             mask = torch.zeros(3, 12).masked_fill(torch.arange(12) > at[:, None], -torch.inf)
             out = module.decode(token, cos[at], sin[at], cache, mask)
             torch.testing.assert_close(out, expanded[rows, at], atol=1e-5, rtol=1e-5)

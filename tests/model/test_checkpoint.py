@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from benthic.cost.flops import parameters
-from benthic.model.checkpoint import export_hub, hub_tensors
+from benthic.hub.config import from_hub, to_hub
+from benthic.model.checkpoint import hub_tensors
 from benthic.model.config import ModelConfig
+from benthic.model.export import export_hub
 from benthic.model.transformer import LanguageModel
 
 CHANGES: list[dict[str, Any]] = [
@@ -95,7 +97,7 @@ def test_experts_are_taken_apart(model: LanguageModel) -> None:
 
 
 def test_config_keys_read_back(tiny: ModelConfig) -> None:
-    assert ModelConfig.from_hub(tiny.to_hub()) == tiny
+    assert from_hub(to_hub(tiny)) == tiny
 
 
 def test_exported_folder_holds_what_it_says(model: LanguageModel, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benthic.config import load
-from benthic.model.checkpoint import export_hub
 from benthic.model.config import ModelConfig
+from benthic.model.export import export_hub
 from benthic.model.transformer import LanguageModel
 
 transformers = pytest.importorskip(

@@ -1,0 +1,160 @@
+"""Checkpoints in the Hub's layout, out: shards, index, config and generation config.
+
+Tensors are converted and written one at a time, so that memory holds the model and one tensor more.
+In FP8, projections are quantised in DeepSeek's blocks, or go out as they are where the model kept
+them in FP8. Left out: what surrounds the weights (tokenizer, card), which `benthic.export` adds.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from benthic.hub.config import Fp8Format, to_hub
+from benthic.hub.files import INDEX
+from benthic.hub.layout import SCALE, in_fp8, layout
+from benthic.hub.safetensors import SINGLE
+from benthic.model.checkpoint import DTYPES, hub_tensors
+from benthic.model.fp8 import quantise
+from benthic.model.transformer import LanguageModel
+
+Precision = Literal["fp32", "bf16", "fp8"]
+SHARD_BYTES = 5 * 10**9  # a shard's size on the Hub
+_TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One tensor of the file to be."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def export_hub(
+    model: LanguageModel,
+    folder: Path,
+    *,
+    precision: Precision = "fp32",
+    fp8: Fp8Format | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config and weights into `folder`, which is made; programs load it as it is.
+
+    A model that holds FP8 weights is written with them as they are under `precision` "fp8" and the
+    format they came in; other precisions need it imported widened (ValueError).
+    """
+    stored = any(p.dtype == torch.float8_e4m3fn for p in model.parameters())
+    if stored and precision != "fp8":
+        raise ValueError("the model keeps its weights in FP8: import it widened to export it so")
+    if precision == "fp8":
+        fp8 = fp8 or Fp8Format()
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = _plan(model, precision, fp8)
+    shards = _shards(plan, shard_bytes)
+    views = hub_tensors(model)
+    where: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = SINGLE if len(shards) == 1 else name
+        _write_shard(folder / file, shard, views, fp8 if not stored else None)
+        where |= dict.fromkeys((w.name for w in shard), file)
+    if len(shards) > 1:
+        total = sum(w.nbytes for w in plan)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        _write_json(folder / INDEX, index)
+    keys = to_hub(model.config) | {"dtype": str(_TORCH[precision]).removeprefix("torch.")}
+    if precision == "fp8" and fp8:
+        keys["quantization_config"] = fp8.to_hub()
+    _write_json(folder / "generation_config.json", _generation(keys))
+    _write_json(folder / "config.json", keys)
+
+
+def _plan(model: LanguageModel, precision: Precision, fp8: Fp8Format | None) -> list[_Written]:
+    plan = []
+    for name, shape in layout(model.config, fp8 if precision == "fp8" else None).items():
+        dtype = _TORCH[precision]
+        if name.endswith((SCALE, "e_score_correction_bias")):
+            dtype = torch.float32
+        elif precision == "fp8" and in_fp8(name):
+            dtype = torch.float8_e4m3fn
+        plan.append(_Written(name, dtype, shape))
+    return plan
+
+
+def _shards(plan: list[_Written], limit: int) -> list[list[_Written]]:
+    """In order, none above the limit unless a single tensor is; a scale stays with its weight."""
+    shards: list[list[_Written]] = [[]]
+    size = 0
+    for tensor in plan:
+        if size + tensor.nbytes > limit and shards[-1] and not tensor.name.endswith(SCALE):
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    return shards
+
+
+def _write_shard(
+    path: Path, shard: list[_Written], views: dict[str, Tensor], fp8: Fp8Format | None
+) -> None:
+    """A safetensors file, as https://huggingface.co/docs/safetensors describes it."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for w in shard:
+        offsets = [at, at := at + w.nbytes]
+        header[w.name] = {
+            "dtype": _NAMES[w.dtype],
+            "shape": list(w.shape),
+            "data_offsets": offsets,
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors' bytes are aligned
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for w, tensor in zip(shard, _converted(shard, views, fp8), strict=True):
+            assert tensor.dtype == w.dtype and tensor.shape == w.shape
+            file.write(tensor.cpu().contiguous().view(torch.uint8).numpy().data.cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _converted(
+    shard: list[_Written], views: dict[str, Tensor], fp8: Fp8Format | None
+) -> Iterator[Tensor]:
+    scale: Tensor | None = None
+    for w in shard:
+        if fp8 and w.dtype == torch.float8_e4m3fn:
+            try:
+                codes, scale = quantise(views[w.name], block=fp8.block, scale_fmt=fp8.scale_fmt)
+            except ValueError as error:
+                raise ValueError(f"{w.name}: {error}") from error
+            yield codes
+        elif fp8 and scale is not None and w.name.endswith(SCALE):
+            yield scale
+        else:
+            yield views[w.name].to(w.dtype)
+
+
+def _generation(keys: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: keys[k] for k in ("bos_token_id", "eos_token_id") if keys[k] is not None}
+    return {"_from_model_config": True, **kept}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with open(path, "w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
