@@ -79,7 +79,8 @@ def seeded() -> Callable[..., LanguageModel]:
                 else:
                     p.normal_(0.0, std, generator=generator)
             for router in model.routers:
-                router.e_score_correction_bias.normal_(0.0, 0.3, generator=generator)
+                if router.e_score_correction_bias is not None:
+                    router.e_score_correction_bias.normal_(0.0, 0.3, generator=generator)
         return model
 
     return build

@@ -19,7 +19,7 @@ from reprlib import Repr
 from typing import Any, BinaryIO
 
 CONFIG_LIMIT = 2**20  # bytes; configs are some KiB
-INDEX_LIMIT = 64 * 2**20  # bytes; 91,991 tensors, as in DeepSeek-R1, take 9 MB
+INDEX_LIMIT = 24 * 2**20  # bytes; 139,522 tensors, as in Kimi-K2, take 14 MB
 DEPTH_LIMIT = 64  # lists and objects within each other, far below where the parser's stack ends
 DIGITS_LIMIT = 100  # of a number; tokenizer_config.json may say 10**30 for "no limit"
 NAME_LIMIT = 512  # characters of a tensor's name
