@@ -20,6 +20,7 @@ from machine import heading, spread
 from benthic.chat import load_model
 from benthic.config import load
 from benthic.data.tasks.running_total import RunningTotals
+from benthic.data.vocabulary import BYTES
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
 from benthic.folder import RunFolder
@@ -57,7 +58,7 @@ def main() -> None:
             for name in ("eager", "batched_mm", "grouped_mm")
         }
     for batch in (1, 64):
-        prompts = [p.prompt() for p in RunningTotals().problems("held_out", 0, batch, 5)]
+        prompts = [p.prompt(BYTES) for p in RunningTotals().problems("held_out", 0, batch, 5)]
         tokens = torch.tensor(prompts)
 
         def ours(threads: int, prompts: list[list[int]] = prompts) -> tuple[float, list[list[int]]]:

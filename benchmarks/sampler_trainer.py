@@ -17,6 +17,7 @@ from machine import heading
 
 from benthic.chat import load_model
 from benthic.data.tasks.running_total import RunningTotals
+from benthic.data.vocabulary import BYTES
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
 from benthic.folder import RunFolder
@@ -31,7 +32,7 @@ ROWS = 256
 def compare(model: LanguageModel, wanted: int) -> float:
     engine, gaps, differ, choices, rows = Engine(model), [], 0, 0, 0
     while sum(g.numel() for g in gaps) < wanted:
-        prompts = [p.prompt() for p in RunningTotals().problems("train", rows, ROWS, 77)]
+        prompts = [p.prompt(BYTES) for p in RunningTotals().problems("train", rows, ROWS, 77)]
         keys = list(range(rows, rows + ROWS))
         samples = engine.sample(prompts, SamplingParams(max_new_tokens=24, seed=7), keys)
         batch = to_batch(samples, torch.zeros(ROWS), torch.device("cpu"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from benthic.model.config import ModelConfig
 
-_TOKENS = 262  # ids that benthic.data.tokenizer uses
+_TOKENS = 262  # ids that the byte vocabulary uses
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -33,6 +33,8 @@ class DataConfig:
     """text files or folders; none: the Python standard library on this machine"""
     tasks: str = ""
     """JSONL file of problems (question, working, answer); empty: running totals modulo 10"""
+    tokenizer: str = ""
+    """a folder or tokenizer.json of the Hub; empty: bytes"""
     text_share: float = 0.25
     """share of the training rows, and so of the tokens, that is real text"""
     worked_share: float = 0.15
@@ -221,7 +223,7 @@ class Recipe:
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}: "
                 "raise the latter"
             )
-        if self.model.vocab_size < _TOKENS:
+        if not self.data.tokenizer and self.model.vocab_size < _TOKENS:
             raise ValueError(
                 f"model.vocab_size is {self.model.vocab_size}: the tokenizer needs {_TOKENS}"
             )

@@ -82,6 +82,16 @@ class RunFolder:
                 "another --name, or start it anew with --fresh"
             )
 
+    def check_vocabulary(self, vocabulary: dict[str, str]) -> None:
+        """Refuse to go on with another vocabulary; a manifest that names none refuses none."""
+        kept = self.manifest().get("vocabulary", vocabulary)
+        if kept != vocabulary:
+            raise FolderError(
+                f"{self.path} was made with another vocabulary ({kept.get('name')} there, "
+                f"{vocabulary['name']} here, or its files have changed since): give the one that "
+                "it was made with, choose another --name, or start it anew with --fresh"
+            )
+
     def check_corpus(self, corpus: dict[str, Any]) -> None:
         """Refuse to go on with another corpus."""
         kept = self.manifest().get("corpus", {})

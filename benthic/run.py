@@ -25,6 +25,7 @@ from benthic.data.tasks.problem import Task
 from benthic.data.tasks.running_total import UNSEEN_LENGTHS, RunningTotals
 from benthic.data.tasks.source import task_of
 from benthic.data.text import Corpus, load_corpus
+from benthic.data.vocabulary import Vocabulary, vocabulary_of
 from benthic.engine.engine import Engine
 from benthic.evaluate.counted import Counted
 from benthic.evaluate.order2 import Order2Model
@@ -92,10 +93,15 @@ def _stages(
         return
     console.plan(recipe, folder.path, resumed=known["begun"])
     with session.billed("data", "data") as meter:
-        corpus = load_corpus([Path(p) for p in recipe.data.paths])
-        task = task_of(recipe)
+        vocabulary = vocabulary_of(recipe)
+        corpus = load_corpus([Path(p) for p in recipe.data.paths], vocabulary)
+        task = task_of(recipe, vocabulary)
         if ranks.agree(corpus.sha256) != corpus.sha256:
             raise FolderError("the ranks read different texts: give all machines the same --data")
+        if ranks.agree(vocabulary.sha256) != vocabulary.sha256:
+            raise FolderError(
+                "the ranks read different tokenizers: give all machines the same data.tokenizer"
+            )
         _lay_out(session, corpus, task, base, begun=known["begun"])
         meter.productive()
         ranks.wait()
@@ -109,7 +115,7 @@ def _stages(
         _show(session)
         raise NoGo(str(stop))
     if recipe.reason.steps:
-        _reason(session, model, task)
+        _reason(session, model, task, vocabulary)
         _evaluate(session, model, corpus, task, "after")
     _show(session)
 
@@ -134,8 +140,9 @@ def _lay_out(
     """
     if not session.ranks.first:
         return
-    folder, recipe = session.folder, session.recipe
+    folder, recipe, vocabulary = session.folder, session.recipe, corpus.vocabulary
     if begun:
+        folder.check_vocabulary(vocabulary.describe())
         folder.check_corpus(corpus.describe())
         folder.check_tasks(task.sha256)
         if base and folder.manifest().get("base") != str(base.path):
@@ -153,6 +160,7 @@ def _lay_out(
             **versions(),
             "machine": machine(),
             "seed": recipe.seed,
+            "vocabulary": vocabulary.describe(),
             "corpus": corpus.describe(),
             "tasks_sha256": task.sha256,
             "parameters": {"total": counts["total_with_mtp"], "active": counts["active"]},
@@ -164,8 +172,9 @@ def _lay_out(
             checkpoint.save(folder.checkpoints, "pretrain", step, state)
         folder.begin(recipe, facts)
     if "baseline" not in folder.results():
-        held_out = corpus.held_out[: recipe.evaluate.text_bytes]
-        bits = Order2Model(corpus.train).bits_per_byte(held_out)
+        held_out = corpus.scored(recipe.evaluate.text_bytes)
+        train, test = (vocabulary.bytes_of(side) for side in (corpus.train, held_out))
+        bits = Order2Model(train).bits_per_byte(test)
         folder.keep("results", {"baseline": {"order2_bits_per_byte": bits}})
 
 
@@ -178,6 +187,7 @@ def _check_base(base: RunFolder, recipe: Recipe, corpus: Corpus, task: Task) -> 
                 f"--base {base.path} was pretrained with another '{part}': fork only what agrees "
                 "up to the reinforcement"
             )
+    base.check_vocabulary(corpus.vocabulary.describe())
     base.check_corpus(corpus.describe())
     base.check_tasks(task.sha256)
     if not loop.finished(base.path, "pretrain", recipe.pretrain.steps):
@@ -220,7 +230,7 @@ def _pretrain(session: Session, model: LanguageModel, corpus: Corpus, task: Task
         _train(session, "pretrain", config, step, model, optimizer, meter)
 
 
-def _reason(session: Session, model: LanguageModel, task: Task) -> None:
+def _reason(session: Session, model: LanguageModel, task: Task, vocabulary: Vocabulary) -> None:
     recipe, config = session.recipe, session.recipe.reason
     if loop.finished(session.folder.path, "rl", config.steps):
         loop.restore(session.folder.checkpoints, "rl", model)
@@ -228,12 +238,21 @@ def _reason(session: Session, model: LanguageModel, task: Task) -> None:
     muon = config.optimizer == "muon"
     optimizer = Optimizer(model, weight_decay=config.weight_decay, muon=muon)
     twin = copy.deepcopy(model).double() if config.precision == "fp64" else None
-    engine = Engine(twin or model)
+    engine = Engine(twin or model, ends=vocabulary.ends)
     with session.billed("rl", "rl") as meter:
 
         def step(number: int) -> dict[str, Any]:
             result, figures, work = rl_step(
-                model, optimizer, twin, engine, task, config, number, recipe.seed, session.ranks
+                model,
+                optimizer,
+                twin,
+                engine,
+                task,
+                vocabulary,
+                config,
+                number,
+                recipe.seed,
+                session.ranks,
             )
             meter.add(tokens=work.tokens, flops=work.flops)
             row: dict[str, Any] = dict(figures)
@@ -275,9 +294,10 @@ def _evaluate(
     if session.ranks.first and when not in results:
         config, seed = session.recipe.evaluate, session.recipe.seed
         new = session.recipe.reason.max_new_tokens
-        engine = Counted(Engine(model, record_experts=False))
+        vocabulary = corpus.vocabulary
+        engine = Counted(Engine(model, ends=vocabulary.ends, record_experts=False))
         window = session.recipe.data.sequence_length
-        held_out = corpus.held_out[: config.text_bytes]
+        held_out = corpus.scored(config.text_bytes)
         with (
             session.billed(f"evaluate {when}", "evaluation") as meter,
             session.console.working(f"evaluating {when} reinforcement"),
@@ -285,7 +305,7 @@ def _evaluate(
             problems = task.problems("held_out", 0, config.problems, seed + HELD_OUT)
             if not isinstance(task, RunningTotals):
                 problems = list(dict.fromkeys(problems))  # a small file goes round
-            found = evaluate_problems(engine, problems, max_new_tokens=new, seed=seed)
+            found = evaluate_problems(engine, problems, vocabulary, max_new_tokens=new, seed=seed)
             if isinstance(task, RunningTotals) and config.unseen:
                 found["unseen_lengths"] = {
                     str(length): greedy_accuracy(
@@ -293,11 +313,12 @@ def _evaluate(
                         RunningTotals([length]).problems(
                             "held_out", 0, config.unseen, seed + HELD_OUT
                         ),
+                        vocabulary,
                         max_new_tokens=new,
                     )
                     for length in UNSEEN_LENGTHS
                 }
-            found["text_bits_per_byte"] = bits_per_byte(model, held_out, window)
+            found["text_bits_per_byte"] = bits_per_byte(model, held_out, window, vocabulary)
             read = window_starts(held_out.size, window).size
             pairs = read * flops.causal_pairs(window)
             work = flops.forward_flops(model.config, tokens=read * window, pairs=pairs)

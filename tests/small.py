@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from benthic.config import Recipe, load
 from benthic.console import Console
 from benthic.cost.ledger import Entry, Ledger, ledger_path
+from benthic.data.hub_tokenizer import save_tokenizer, train_bpe
 from benthic.data.loader import Mixture
 from benthic.data.tasks.running_total import RunningTotals
 from benthic.data.text import load_corpus
+from benthic.data.tokenizer import SPECIALS
 from benthic.folder import RunFolder
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.run import run
@@ -65,6 +68,18 @@ def text_in(folder: Path, *, seed: int = 0, size: int = 24_000) -> Path:
     letters[::6] = ord(" ")
     path.write_bytes(letters.tobytes())
     return path
+
+
+def tokenizer_in(
+    folder: Path, text: Path, *, size: int = 400, bos: bool = True, layout: Sequence[str] = ()
+) -> Path:
+    """A folder as the Hub has them: a BPE learnt from a text; the layout's specials are its last.
+
+    Unless `bos`, nothing is put before a text.
+    """
+    hub = train_bpe([text.read_text()], size, [*SPECIALS[:2], *layout])
+    save_tokenizer(replace(hub, adds_bos=bos), folder)
+    return folder
 
 
 def small(text: Path, *overrides: str) -> Recipe:

@@ -43,7 +43,7 @@ REFUSED = {
     "reason.prompts=5": ("reason.prompts", "choose a divisor"),
     "model.n_group=3": ("model.n_routed_experts", "choose a divisor"),
     "model.hidden_size=0": ("model.hidden_size", "at least 1"),
-    "model.q_lora_rank=-4": ("model.q_lora_rank", "leave it out"),
+    "model.q_lora_rank=-4": ("model.q_lora_rank", "at least 1"),
     "model.vocab_size=128": ("model.vocab_size", "262"),
     "data.sequence_length=512": ("data.sequence_length", "raise the latter"),
     "reason.max_new_tokens=200": ("reason.max_new_tokens", "raise the latter"),
@@ -184,3 +184,9 @@ def test_a_recipe_file_that_will_not_do_is_named(
 def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no recipe 'lptop': choose from .*laptop"):
         load("lptop")
+
+
+def test_another_tokenizer_needs_not_as_many_rows_as_bytes() -> None:
+    """How many it needs is known when it is read."""
+    recipe = load("laptop", ["model.vocab_size=128", "data.tokenizer=some/folder"])
+    assert recipe.data.tokenizer == "some/folder"

@@ -7,15 +7,31 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
+from benthic.config import Recipe
+from benthic.data.tokenizer import SPECIALS
+from benthic.data.vocabulary import hub_vocabulary
+from benthic.engine.engine import Engine
+from benthic.evaluate.order2 import Order2Model
 from benthic.folder import FolderError, RunFolder
 from benthic.run import NoGo, receipt_of
 from benthic.train import checkpoint, metrics
 from benthic.train.guard import Interrupted
-from tests.small import bills, environment, run_small, same, small, state_of, text_in
+from tests.small import (
+    bills,
+    environment,
+    run_small,
+    same,
+    small,
+    state_of,
+    text_in,
+    tokenizer_in,
+)
 
 STAGES = ["data", "pretrain", "evaluate before", "rl", "evaluate after"]
 NO_GO = ("reason.gate_gap=1", "reason.gate_share=1")
@@ -90,7 +106,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_leaves_recipe_manifest_metrics_results_and_page(done: RunFolder, text: Path) -> None:
     assert done.recipe() == small(text)
-    assert {"attempt", "commit", "torch", "machine", "seed", "corpus"} <= done.manifest().keys()
+    assert {
+        "attempt",
+        "commit",
+        "torch",
+        "machine",
+        "seed",
+        "corpus",
+        "vocabulary",
+    } <= done.manifest().keys()
     assert set(done.results()) == {"baseline", "before", "after", "gate"}
     assert "<html" in (done.path / "report.html").read_text()
     rows = [(row["stage"], row["step"]) for row in metrics.read(done.metrics)]
@@ -353,3 +377,62 @@ def test_a_small_file_of_problems_is_evaluated_once_each(text: Path, tmp_path: P
     recipe = small(text, f"data.tasks={path}", "evaluate.problems=200", "reason.steps=0")
     folder = run_small(recipe, tmp_path / "run")
     assert 10 <= folder.results()["before"]["problems"] < 60
+
+
+def hub_recipe(text: Path, folder: Path, *more: str) -> Recipe:
+    """The small recipe with the folder's vocabulary; rows and answers hold its longer tags."""
+    v = hub_vocabulary(folder)
+    marks = (f"model.bos_token_id={v.bos or 0}", f"model.eos_token_id={v.eos}")
+    longer = ("data.sequence_length=72", "reason.max_new_tokens=32", "evaluate.text_bytes=5000")
+    sizes = (f"model.vocab_size={v.size + 4}", *longer)
+    return small(text, f"data.tokenizer={folder}", *marks, *sizes, *more)
+
+
+@pytest.mark.parametrize(
+    ("layout", "bos"), [((), False), (SPECIALS[2:], True)], ids=["spelt", "R1"]
+)
+def test_a_run_with_a_vocabulary_of_the_hub(
+    text: Path, tmp_path: Path, layout: tuple[str, ...], bos: bool
+) -> None:
+    """All stages; text is measured by its bytes, so the yardstick is that of the bytes."""
+    hub = tokenizer_in(tmp_path / "hub", text, bos=bos, layout=layout)
+    own, other = hub_vocabulary(hub).eos, hub_vocabulary(hub).encode("~")[0]
+    (hub / "generation_config.json").write_text(json.dumps({"eos_token_id": [own, other]}))
+    engines: list[Engine] = []
+
+    class Kept(Engine):
+        def __init__(self, *words: Any, **options: Any) -> None:
+            super().__init__(*words, **options)
+            engines.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benthic.run.Engine", Kept)
+        folder = run_small(hub_recipe(text, hub), tmp_path / "run")
+    assert [engine.ends for engine in engines] == [{own, other}] * 3
+    results, raw = folder.results(), text.read_bytes()
+    cut = int(0.95 * len(raw))
+    order2 = Order2Model(np.frombuffer(raw[:cut], np.uint8))
+    bits = order2.bits_per_byte(np.frombuffer(raw[cut:], np.uint8))
+    assert results["baseline"]["order2_bits_per_byte"] == bits
+    assert 3.5 < results["before"]["text_bits_per_byte"] < 9  # untrained, 1.8 bytes a token
+    assert results["before"]["text_bits_per_byte"] != results["after"]["text_bits_per_byte"]
+    rows = [(row["stage"], row["step"]) for row in metrics.read(folder.metrics)]
+    assert rows == [("pretrain", i) for i in range(1, 7)] + [("rl", i) for i in range(1, 5)]
+    assert folder.manifest()["vocabulary"] == hub_vocabulary(hub).describe()
+
+
+def test_another_vocabulary_is_refused(text: Path, tmp_path: Path) -> None:
+    """The recipe names the same folder, which has changed."""
+    hub = tokenizer_in(tmp_path / "hub", text, layout=SPECIALS[2:])
+    recipe = hub_recipe(text, hub, "reason.steps=0")
+    stop_at = run_small(recipe, tmp_path / "run")
+    results = stop_at.results()
+    stop_at.keep("results", {"baseline": results["baseline"]})
+    base = text_in(tmp_path, seed=1)
+    tokenizer_in(hub, base, layout=SPECIALS[2:])
+    with pytest.raises(FolderError, match=r"another vocabulary \(hub there, hub here.*--fresh"):
+        run_small(recipe, stop_at.path)
+    with pytest.raises(FolderError, match="another vocabulary"):
+        run_small(recipe, tmp_path / "fork", base=stop_at)
+    tokenizer_in(hub, text, layout=SPECIALS[2:])
+    assert run_small(recipe, stop_at.path).results() == results

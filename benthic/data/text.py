@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benthic.data.tokenizer import BOS, EOS
+from benthic.data.vocabulary import BYTES, Tokens, Vocabulary
 
 HELD_OUT_SHARE = 0.05
 _MANY = 40  # files, from which on they are split as wholes
-LARGEST_BYTES = 2**30  # tokens are held in memory, two bytes each
+LARGEST_BYTES = 2**30  # tokens are held in memory, two or four bytes each
 # Parts of the standard library that are not prose or code to learn from: installed packages, tests,
 # caches, generated tables of characters.
 _SKIPPED = {
@@ -47,14 +47,20 @@ _TEXT_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens of both sides, uint16: `<bos> bytes <eos>` a document, one after the other."""
+    """Tokens of both sides: `<bos> text <eos>` a document, one after the other.
+
+    `train_starts` int64: where the documents of the training side begin. The text itself is not
+    kept: `vocabulary.bytes_of` gives it back.
+    """
 
     name: str
     files: int
     bytes: int
     sha256: str
-    train: NDArray[np.uint16]
-    held_out: NDArray[np.uint16]
+    train: Tokens
+    held_out: Tokens
+    train_starts: NDArray[np.int64]
+    vocabulary: Vocabulary
 
     def describe(self) -> dict[str, str | int]:
         """What a manifest keeps of it."""
@@ -67,8 +73,13 @@ class Corpus:
             "held_out_tokens": int(self.held_out.size),
         }
 
+    def scored(self, limit: int) -> Tokens:
+        """The held-out tokens within `limit` bytes, a document's mark counted as one."""
+        sizes = np.maximum(self.vocabulary.byte_lengths[self.held_out[:limit]], 1)
+        return self.held_out[: int(np.searchsorted(np.cumsum(sizes), limit, side="right"))]
 
-def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
+
+def load_corpus(paths: Sequence[Path] = (), vocabulary: Vocabulary = BYTES) -> Corpus:
     """The user's files and folders, or the standard library if none is named.
 
     Raises ValueError with one sentence for a missing, unreadable or empty path.
@@ -81,7 +92,7 @@ def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
                 f"the Python standard library has no sources under {root}: "
                 "name your own text with --data PATH"
             )
-        return _build("Python standard library", found, by_file=True)
+        return _build("Python standard library", found, vocabulary, by_file=True)
     found = []
     for path in paths:
         if not (path.is_file() or path.is_dir()):
@@ -101,7 +112,8 @@ def load_corpus(paths: Sequence[Path] = ()) -> Corpus:
     for label, file in found:
         distinct.setdefault(file.resolve(), (label, file))
     found = list(distinct.values())
-    return _build(", ".join(str(p) for p in paths), found, by_file=_splits_by_file(found))
+    name = ", ".join(str(p) for p in paths)
+    return _build(name, found, vocabulary, by_file=_splits_by_file(found))
 
 
 def _python_files(root: Path) -> Iterable[Path]:
@@ -129,10 +141,18 @@ def _is_held_out(label: str) -> bool:
     return int.from_bytes(key, "big") < HELD_OUT_SHARE * 2**32
 
 
-def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus:
+def _build(
+    name: str, found: list[tuple[str, Path]], vocabulary: Vocabulary, *, by_file: bool
+) -> Corpus:
     """Split by file where there are many; else hold out the last part of every file."""
     digest, total = hashlib.sha256(), 0
-    sides: dict[bool, list[NDArray[np.uint16]]] = {True: [], False: []}
+    sides: dict[bool, list[Tokens]] = {True: [], False: []}
+    sizes = {True: 0, False: 0}  # bytes, two more for the marks of a document
+
+    def add(side: bool, part: bytes) -> None:
+        sides[side].append(vocabulary.document(part))
+        sizes[side] += len(part) + 2
+
     for label, path in found:
         try:
             size = path.stat().st_size
@@ -152,24 +172,17 @@ def _build(name: str, found: list[tuple[str, Path]], *, by_file: bool) -> Corpus
             continue
         total += len(raw)
         if by_file:
-            sides[_is_held_out(label)].append(_document(raw))
+            add(_is_held_out(label), raw)
         else:
             cut = int(len(raw) * (1 - HELD_OUT_SHARE))
-            sides[False].append(_document(raw[:cut]))
-            sides[True].append(_document(raw[cut:]))
-    train, held_out = (_join(sides[out]) for out in (False, True))
-    if train.size < 10_000 or held_out.size < 500:
+            add(False, raw[:cut])
+            add(True, raw[cut:])
+    if sizes[False] < 10_000 or sizes[True] < 500:
         raise ValueError(
             f"{name} holds {total} bytes of text, too little to learn from and to test on: "
             "give at least 20 kB"
         )
-    return Corpus(name, len(found), total, digest.hexdigest(), train, held_out)
-
-
-def _document(raw: bytes) -> NDArray[np.uint16]:
-    body = np.frombuffer(raw, dtype=np.uint8).astype(np.uint16)
-    return np.concatenate(([BOS], body, [EOS])).astype(np.uint16)
-
-
-def _join(documents: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
-    return np.concatenate(documents) if documents else np.zeros(0, dtype=np.uint16)
+    starts = np.cumsum([0, *(document.size for document in sides[False][:-1])])
+    train, held_out = (np.concatenate(sides[out]) for out in (False, True))
+    digits = digest.hexdigest()
+    return Corpus(name, len(found), total, digits, train, held_out, starts, vocabulary)

@@ -7,7 +7,7 @@ two sides agree to rounding. Left out: paging, prefix reuse between calls, specu
 Shapes: B rows, S cached position, C cache entry, M sparse layers, K experts a token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benthic.cost.flops import causal_pairs, decode_flops, forward_flops
-from benthic.data.tokenizer import EOS
 from benthic.engine import folded
 from benthic.engine.sampler import SamplingParams, choose, uniforms
 from benthic.model.config import ModelConfig
@@ -28,7 +27,7 @@ from benthic.model.transformer import LanguageModel
 class Samples:
     """Completions of B prompts, padded to the longest; S = longest prompt + completion.
 
-    tokens int64 [B, S]: prompt, completion (its <eos> included), then padding. log_probs fp32
+    tokens int64 [B, S]: prompt, completion (its end included), then padding. log_probs fp32
     [B, S]: of the completion's tokens, at their places, zero elsewhere. experts int16
     [B, S, M, K]: taken by each token that was fed, -1 where none was (the last token, padding).
     """
@@ -47,10 +46,24 @@ class Samples:
 
 
 class Engine:
-    """Generates from a model. `record_experts=False` leaves the routers' choices out."""
+    """Generates from a model. `record_experts=False` leaves the routers' choices out.
 
-    def __init__(self, model: LanguageModel, *, record_experts: bool = True) -> None:
+    A completion ends at any id of `ends`, if none are given at the config's `eos_token_id`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        ends: Collection[int] | None = None,
+        record_experts: bool = True,
+    ) -> None:
         self.model = model
+        config = model.config
+        own = range(config.vocab_size)
+        self.ends = frozenset([config.eos_token_id] if ends is None else ends).intersection(own)
+        self._pad = min(self.ends, default=0)
+        self._is_end = np.isin(own, list(self.ends))
         self.record_experts = record_experts
         self._folded: tuple[list[int], folded.Folded] | None = None
 
@@ -69,7 +82,7 @@ class Engine:
         B, config = len(prompts), self.model.config
         start = np.array([len(p) for p in prompts], dtype=np.int64)
         S = int(start.max()) + params.max_new_tokens
-        tokens = np.full((B, S), EOS, dtype=np.int64)
+        tokens = np.full((B, S), self._pad, dtype=np.int64)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
         log_probs = np.zeros((B, S), dtype=np.float32)
@@ -91,7 +104,7 @@ class Engine:
             tokens[rows, at] = chosen
             log_probs[rows, at] = log_p.cpu().numpy()
             lengths[rows] = at + 1
-            going = (chosen != EOS) | params.ignore_eos
+            going = ~self._is_end[chosen] | params.ignore_eos
             if not going.any() or new + 1 == params.max_new_tokens:
                 break
             if not going.all():
@@ -118,7 +131,7 @@ class Engine:
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        """Tokens of one completion as they come, <eos> included."""
+        """Tokens of one completion as they come, its end included."""
         self._check([prompt], params.max_new_tokens)
         S = len(prompt) + params.max_new_tokens
         draws = self._draws(params, [0])
@@ -128,7 +141,7 @@ class Engine:
             with torch.inference_mode():
                 token, _ = choose(logits, draws[:, new], params.temperature)
             yield int(token)
-            ended = int(token) == EOS and not params.ignore_eos
+            ended = int(token) in self.ends and not params.ignore_eos
             if ended or new + 1 == params.max_new_tokens:
                 return
             with torch.inference_mode():
@@ -159,9 +172,9 @@ class Engine:
         distinct = {tuple(p): None for p in prompts}
         number = {p: i for i, p in enumerate(distinct)}
         P = max(len(p) for p in distinct)
-        padded = torch.tensor([[*p, *[EOS] * (P - len(p))] for p in distinct], device=device)
-        width = config.kv_lora_rank + config.qk_rope_head_dim
-        cache = self.model.cos.new_zeros(config.num_hidden_layers, len(distinct), S, width)
+        padded = torch.tensor([[*p, *[self._pad] * (P - len(p))] for p in distinct], device=device)
+        like = self.model.model.embed_tokens.weight
+        cache = like.new_zeros(config.num_hidden_layers, len(distinct), S, config.cache_width)
         routing = Routing()
         hidden = self.model(padded, routing=routing, cache=cache)
         last = torch.tensor([len(p) - 1 for p in distinct], device=device)

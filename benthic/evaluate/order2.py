@@ -13,10 +13,10 @@ _BYTES = 256
 
 
 class Order2Model:
-    """Fitted on a stream of tokens; ids above 255 (document ends) are left out."""
+    """Fitted on a stream of bytes, documents one after the other."""
 
-    def __init__(self, tokens: NDArray[np.uint16]) -> None:
-        text = _bytes_only(tokens)
+    def __init__(self, stream: NDArray[np.uint8]) -> None:
+        text = stream.astype(np.int64)
         if text.size < 3:
             raise ValueError("the order-2 model needs at least 3 bytes of text")
         triples = (text[:-2] * _BYTES + text[1:-1]) * _BYTES + text[2:]
@@ -27,9 +27,9 @@ class Order2Model:
         one = _interpolate(single[None], uniform)[0]
         self.given_one = _interpolate(pair.reshape(_BYTES, _BYTES), one)
 
-    def bits_per_byte(self, tokens: NDArray[np.uint16]) -> float:
+    def bits_per_byte(self, stream: NDArray[np.uint8]) -> float:
         """Mean of -log2 p over the bytes from the third on."""
-        text = _bytes_only(tokens)
+        text = stream.astype(np.int64)
         if text.size < 3:
             raise ValueError("scoring needs at least 3 bytes of text")
         context, last = text[:-2] * _BYTES + text[1:-1], text[2:]
@@ -63,10 +63,6 @@ def order2_reference(train: list[int], test: list[int]) -> float:
 
     bits = [-math.log2(probability(tuple(test[i - 2 : i]), test[i])) for i in range(2, len(test))]
     return sum(bits) / len(bits)
-
-
-def _bytes_only(tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
-    return tokens[tokens < _BYTES].astype(np.int64)
 
 
 def _interpolate(

@@ -14,7 +14,7 @@ from torch import Tensor
 from benthic.config import ReasonConfig
 from benthic.cost.flops import causal_pairs, training_flops
 from benthic.data.tasks.problem import Problem, Task, reward
-from benthic.data.tokenizer import thought_tokens
+from benthic.data.vocabulary import Vocabulary
 from benthic.engine.engine import Samples
 from benthic.engine.sampler import SamplingParams, uniforms
 from benthic.model.config import ModelConfig
@@ -67,6 +67,7 @@ def rl_step(
     twin: LanguageModel | None,
     sampler: Sampler,
     task: Task,
+    vocabulary: Vocabulary,
     config: ReasonConfig,
     step: int,
     seed: int,
@@ -87,7 +88,8 @@ def rl_step(
     # answers, reward, right, tokens thought, answers that think, groups kept, their tokens; work
     count = torch.zeros(9, dtype=torch.float64)
     rollouts = ranks.each(
-        lambda number: roll_out(sampler, task, config, step, number, seed), config.micro_batches
+        lambda number: roll_out(sampler, task, vocabulary, config, step, number, seed),
+        config.micro_batches,
     )
     for number, rollout in zip(ranks.deal(config.micro_batches), rollouts, strict=True):
         advantage, kept = advantages(rollout.rewards)
@@ -135,7 +137,13 @@ def rl_step(
 
 
 def roll_out(
-    sampler: Sampler, task: Task, config: ReasonConfig, step: int, part: int, seed: int
+    sampler: Sampler,
+    task: Task,
+    vocabulary: Vocabulary,
+    config: ReasonConfig,
+    step: int,
+    part: int,
+    seed: int,
 ) -> Rollout:
     """Groups of answers to this part's problems, judged; the same on any number of ranks."""
     prompts = config.prompts // config.micro_batches
@@ -144,14 +152,15 @@ def roll_out(
     group: list[Problem] = [p for p in problems for _ in range(config.group)]
     keys = list(range(first * config.group, (first + prompts) * config.group))
     params = SamplingParams(max_new_tokens=config.max_new_tokens, seed=seed + ANSWERS)
-    samples = sampler.sample([p.prompt() for p in group], params, keys)
-    judged = [reward(p, samples.completion(row)) for row, p in enumerate(group)]
+    samples = sampler.sample([p.prompt(vocabulary) for p in group], params, keys)
+    answers = [samples.completion(row) for row in range(len(group))]
+    judged = [reward(p, a, vocabulary) for p, a in zip(group, answers, strict=True)]
     rewards = torch.tensor([r for r, _ in judged])
     if config.reward == "random":
         coins = uniforms(seed + COINS, keys, 1)[:, 0]
         rewards = torch.from_numpy((coins < 0.5).astype(np.float32))
     right = torch.tensor([float(ok) for _, ok in judged])
-    lengths = [thought_tokens(samples.completion(row)) for row in range(len(group))]
+    lengths = [vocabulary.thought_tokens(a) for a in answers]
     shape = (prompts, config.group)
     return Rollout(
         samples,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from benthic.config import PretrainConfig
 from benthic.data.loader import Mixture, Rows
-from benthic.data.tokenizer import ASSISTANT, USER
 from benthic.model.moe import Routing
 from benthic.model.transformer import LanguageModel, document_mask, token_log_probs
 from benthic.train import schedule
@@ -35,8 +34,7 @@ class Batch:
 def to_batch(rows: Rows, device: torch.device) -> Batch:
     tokens = torch.from_numpy(rows.tokens).to(device)
     documents = torch.from_numpy(rows.documents).to(device)
-    asked = (tokens == USER).cumsum(1) > (tokens == ASSISTANT).cumsum(1)
-    learnt = ~(asked & (tokens < 256))
+    learnt = ~torch.from_numpy(rows.asked).to(device)
     targets = learnt[:, 1:] & (documents[:, 1:] == documents[:, :-1])
     ahead = learnt[:, 2:] & (documents[:, 2:] == documents[:, :-2])
     return Batch(tokens, documents, targets, ahead, torch.from_numpy(rows.is_text).to(device))

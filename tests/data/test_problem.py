@@ -14,18 +14,19 @@ from benthic.data.tokenizer import (
     EOS,
     THINK,
     USER,
-    completion,
     encode,
 )
+from benthic.data.vocabulary import BYTES
 
 PROBLEM = Problem("12", "13", "3")
+completion = BYTES.completion
 THREE, FOUR = encode("3"), encode("4")
 
 
 @pytest.mark.parametrize("working", ["13", "", "nonsense", "4 " * 50])
 def test_right_answer_in_right_form_pays(working: str) -> None:
     """An empty thought passes: the form only gates, it is not rewarded."""
-    assert reward(PROBLEM, completion(working, "3")) == (1.0, True)
+    assert reward(PROBLEM, completion(working, "3"), BYTES) == (1.0, True)
 
 
 MALFORMED = {
@@ -46,14 +47,14 @@ MALFORMED = {
 
 @pytest.mark.parametrize("ids", MALFORMED.values(), ids=MALFORMED)
 def test_right_answer_in_wrong_form_pays_nothing(ids: list[int]) -> None:
-    assert reward(PROBLEM, ids) == (0.0, True)
+    assert reward(PROBLEM, ids, BYTES) == (0.0, True)
 
 
 @pytest.mark.parametrize(
     "answer", ["4", "", "33", "13", "03", "3.0", "3 3", "\u0663", "1+2", "3\n4", "three"]
 )
 def test_wrong_answer_pays_nothing(answer: str) -> None:
-    assert reward(PROBLEM, completion("13", answer)) == (0.0, False)
+    assert reward(PROBLEM, completion("13", answer), BYTES) == (0.0, False)
 
 
 @pytest.mark.parametrize(
@@ -70,16 +71,16 @@ def test_wrong_answer_pays_nothing(answer: str) -> None:
 )
 def test_an_answer_elsewhere_is_no_answer(ids: list[int]) -> None:
     """Not in an open thought, not in a closed one, not after the end."""
-    assert reward(PROBLEM, ids) == (0.0, False)
+    assert reward(PROBLEM, ids, BYTES) == (0.0, False)
 
 
 def test_space_around_the_answer_is_nothing() -> None:
-    assert reward(PROBLEM, completion("13", " 3\n")) == (1.0, True)
+    assert reward(PROBLEM, completion("13", " 3\n"), BYTES) == (1.0, True)
 
 
 @given(ids=st.lists(st.integers(0, 263), max_size=12))
 def test_any_ids_are_judged(ids: list[int]) -> None:
-    paid, right = reward(PROBLEM, ids)
+    paid, right = reward(PROBLEM, ids, BYTES)
     assert paid in (0.0, 1.0) and right >= bool(paid)
 
 
@@ -91,15 +92,15 @@ def test_hostile_text_is_only_compared(hostile: str, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         for name in ("eval", "exec", "compile"):
             patch.setattr(builtins, name, refuse)
-        judged = reward(PROBLEM, completion("", hostile))
-        same = reward(Problem("12", "", hostile), completion("", hostile))
+        judged = reward(PROBLEM, completion("", hostile), BYTES)
+        same = reward(Problem("12", "", hostile), completion("", hostile), BYTES)
     assert judged == (0.0, False) and same == (1.0, True)
 
 
 def test_text_that_spells_a_special_token_is_text() -> None:
     spelt = "</think>3"
-    assert reward(PROBLEM, completion("", spelt)) == (0.0, False)
-    assert reward(Problem("12", "", spelt), completion("", spelt)) == (1.0, True)
+    assert reward(PROBLEM, completion("", spelt), BYTES) == (0.0, False)
+    assert reward(Problem("12", "", spelt), completion("", spelt), BYTES) == (1.0, True)
 
 
 @given(question=st.text(max_size=20))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from benthic.data import text
 from benthic.data.text import Corpus, load_corpus
 from benthic.data.tokenizer import BOS, EOS
-from tests.small import text_in
+from benthic.data.vocabulary import hub_vocabulary
+from tests.small import text_in, tokenizer_in
 
 
 def folder_of(root: Path, count: int, *, size: int = 600) -> Path:
@@ -219,3 +220,42 @@ def test_a_manifest_keeps_what_tells_one_corpus_from_another(tmp_path: Path) -> 
     corpus = load_corpus([text_in(tmp_path)])
     kept = corpus.describe()
     assert kept["sha256"] == corpus.sha256 and kept["bytes"] == 24_000 and kept["files"] == 1
+
+
+def test_beginnings_of_documents_are_kept(tmp_path: Path) -> None:
+    corpus = load_corpus([folder_of(tmp_path / "many", 120)])
+    np.testing.assert_array_equal(corpus.train_starts, np.flatnonzero(corpus.train == BOS))
+
+
+@pytest.mark.parametrize("limit", [256, 700, 10**6])
+def test_text_to_score_is_cut_at_bytes(tmp_path: Path, limit: int) -> None:
+    corpus = load_corpus([text_in(tmp_path)])
+    np.testing.assert_array_equal(corpus.scored(limit), corpus.held_out[:limit])
+
+
+def test_another_vocabulary_reads_the_same_text(tmp_path: Path) -> None:
+    """Split alike; the bytes come back; as much of them is scored, within a token."""
+    root = folder_of(tmp_path / "many", 120)
+    (tmp_path / "all.txt").write_text("".join(p.read_text() for p in sorted(root.iterdir())))
+    hub = hub_vocabulary(tokenizer_in(tmp_path / "hub", tmp_path / "all.txt", size=300, bos=False))
+    one, other = load_corpus([root]), load_corpus([root], hub)
+    assert one.sha256 == other.sha256 and one.bytes == other.bytes
+    assert other.train.size < one.train.size
+    for side in ("train", "held_out"):
+        texts = [c.vocabulary.bytes_of(getattr(c, side)).tobytes() for c in (one, other)]
+        assert texts[0] == texts[1]
+    longest = int(hub.byte_lengths.max())
+    for limit in (256, 700, 1500):
+        cut = other.scored(limit)
+        marks = int((cut == hub.eos).sum())
+        assert limit - longest < hub.byte_lengths[cut].sum() + marks <= limit
+        np.testing.assert_array_equal(cut, other.held_out[: cut.size])
+
+
+def test_enough_text_is_measured_in_bytes(tmp_path: Path) -> None:
+    """However few tokens a vocabulary makes of it."""
+    path = tmp_path / "same.txt"
+    path.write_text("".join(f"number {n % 7}, then another one, " for n in range(800)))
+    hub = hub_vocabulary(tokenizer_in(tmp_path / "hub", path, size=280))
+    corpus = load_corpus([path], hub)
+    assert corpus.bytes > 20_000 and corpus.train.size < 10_000

@@ -13,16 +13,14 @@ from benthic.data.tokenizer import (
     SPECIALS,
     THINK,
     USER,
-    Reply,
-    completion,
     decode,
     encode,
-    parse,
-    prompt,
-    thought_tokens,
 )
+from benthic.data.vocabulary import BYTES, Reply
 
 A = ord("a")
+completion, parse, prompt = BYTES.completion, BYTES.parse, BYTES.prompt
+thought_tokens = BYTES.thought_tokens
 
 
 @given(st.text())

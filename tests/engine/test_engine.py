@@ -1,6 +1,7 @@
 """The engine against slow loops and against the trainer; rows that know nothing of their batch."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,3 +178,31 @@ def test_prompts_that_cannot_be_answered_are_refused(
 def test_the_last_position_can_be_used(engine: Engine) -> None:
     samples = engine.sample([[1] * 120], SamplingParams(temperature=0, max_new_tokens=8))
     assert samples.completion(0) == greedy_slowly(engine.model, [1] * 120, 8)
+
+
+def test_any_end_ends_a_completion(engine: Engine) -> None:
+    """As <eos> alone does, cut at whichever comes first; padding is an end too."""
+    params = SamplingParams(max_new_tokens=20, seed=4, ignore_eos=True)
+    whole = completions(engine.sample(PROMPTS * 5, params))
+    other = next(t for answer in whole for t in answer[3:10] if t not in (EOS, 0))
+    ends = {EOS, other}
+    samples = Engine(engine.model, ends=ends).sample(PROMPTS * 5, replace(params, ignore_eos=False))
+    cuts = [next((n + 1 for n, t in enumerate(a) if t in ends), 20) for a in whole]
+    assert completions(samples) == [a[:cut] for a, cut in zip(whole, cuts, strict=True)]
+    assert {samples.completion(row)[-1] for row in range(20)} >= ends
+    for row, end in zip(samples.tokens, samples.lengths, strict=True):
+        assert set(row[end:].tolist()) <= ends
+
+
+def test_a_stream_ends_at_any_end(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=20, temperature=0, ignore_eos=True)
+    whole = list(engine.stream(PROMPTS[0], params))
+    other = whole[3]
+    found = Engine(engine.model, ends=[other]).stream(PROMPTS[0], replace(params, ignore_eos=False))
+    assert list(found) == whole[: whole.index(other) + 1]
+
+
+@pytest.mark.parametrize("ends", [(), (-1, 10**6)])
+def test_without_an_end_the_bound_ends(engine: Engine, ends: tuple[int, ...]) -> None:
+    samples = Engine(engine.model, ends=ends).sample(PROMPTS, SamplingParams(max_new_tokens=20))
+    assert (samples.lengths - samples.prompt_lengths == 20).all()

@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benthic.data.tokenizer import BOS, EOS
+from benthic.data.vocabulary import BYTES
 from benthic.evaluate.order2 import Order2Model, order2_reference
 
 few = st.lists(st.sampled_from([0, 97, 98, 99, 255]), min_size=3, max_size=40)
 any_bytes = st.lists(st.integers(0, 255), min_size=3, max_size=20)
 
 
-def stream(tokens: list[int]) -> NDArray[np.uint16]:
-    return np.array(tokens, dtype=np.uint16)
+def stream(tokens: list[int]) -> NDArray[np.uint8]:
+    return BYTES.bytes_of(np.array(tokens, dtype=np.uint16))
 
 
 @settings(max_examples=40)

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benthic.data.tasks.problem import Problem
-from benthic.data.tokenizer import EOS, completion
+from benthic.data.tokenizer import EOS
+from benthic.data.vocabulary import BYTES
 from benthic.engine.engine import Samples
 from benthic.engine.sampler import SamplingParams
 from benthic.evaluate.problems import evaluate_problems, greedy_accuracy, wilson
 
 PROBLEMS = [Problem(f"{i:04d}", "12345", str(i % 10)) for i in range(1030)]
+completion = BYTES.completion
 Answer = Callable[[int, float], list[int]]
 
 
@@ -56,7 +58,7 @@ def script(i: int, temperature: float) -> list[int]:
 
 
 def test_figures_are_what_was_scripted() -> None:
-    found = evaluate_problems(Scripted(script), PROBLEMS[:200], max_new_tokens=24, seed=0)
+    found = evaluate_problems(Scripted(script), PROBLEMS[:200], BYTES, max_new_tokens=24, seed=0)
     assert found["problems"] == 200
     assert found["greedy_accuracy"] == 0.75
     assert found["greedy_interval"] == list(wilson(150, 200))
@@ -72,7 +74,7 @@ def test_figures_are_what_was_scripted() -> None:
 
 
 def test_the_example_is_the_first_problem() -> None:
-    found = evaluate_problems(Scripted(script), PROBLEMS[3:5], max_new_tokens=24, seed=0)
+    found = evaluate_problems(Scripted(script), PROBLEMS[3:5], BYTES, max_new_tokens=24, seed=0)
     assert found["example"] == {
         "question": "0003",
         "thinking": "12345",
@@ -84,21 +86,21 @@ def test_the_example_is_the_first_problem() -> None:
 
 def test_a_kind_never_sampled_has_no_accuracy() -> None:
     direct = Scripted(lambda i, temperature: completion("", str(i % 10)))
-    found = evaluate_problems(direct, PROBLEMS[:10], max_new_tokens=24, seed=0)["sampled"]
+    found = evaluate_problems(direct, PROBLEMS[:10], BYTES, max_new_tokens=24, seed=0)["sampled"]
     assert found["worked_accuracy"] is None and found["worked_count"] == 0
     assert found["direct_accuracy"] == 1
 
 
 def test_right_in_the_wrong_form_is_not_counted() -> None:
     trailing = Scripted(lambda i, temperature: [*completion("1", str(i % 10)), 65])
-    found = evaluate_problems(trailing, PROBLEMS[:10], max_new_tokens=24, seed=0)
+    found = evaluate_problems(trailing, PROBLEMS[:10], BYTES, max_new_tokens=24, seed=0)
     assert found["greedy_accuracy"] == 0 and not found["example"]["right"]
 
 
 def test_draws_belong_to_a_problems_place() -> None:
     """Batches hand on their problems' numbers; greedy and sampled, each over all of them."""
     sampler = Scripted(script)
-    evaluate_problems(sampler, PROBLEMS, max_new_tokens=7, seed=5)
+    evaluate_problems(sampler, PROBLEMS, BYTES, max_new_tokens=7, seed=5)
     for temperature in (0, 1):
         keys = [k for ks, params in sampler.asked if params.temperature == temperature for k in ks]
         assert keys == list(range(len(PROBLEMS)))
@@ -109,13 +111,13 @@ def test_the_seed_reaches_the_sampled_answers() -> None:
     seeds = []
     for seed in (0, 1):
         sampler = Scripted(script)
-        evaluate_problems(sampler, PROBLEMS[:2], max_new_tokens=7, seed=seed)
+        evaluate_problems(sampler, PROBLEMS[:2], BYTES, max_new_tokens=7, seed=seed)
         seeds.append({params.seed for _, params in sampler.asked if params.temperature == 1})
     assert seeds[0] != seeds[1]
 
 
 def test_greedy_accuracy_alone() -> None:
-    found = greedy_accuracy(Scripted(script), PROBLEMS[:8], max_new_tokens=24)
+    found = greedy_accuracy(Scripted(script), PROBLEMS[:8], BYTES, max_new_tokens=24)
     assert found == {"accuracy": 0.75, "count": 8}
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benthic.data.vocabulary import BYTES, ByteVocabulary
 from benthic.evaluate.text import bits_per_byte
 from benthic.model.config import ModelConfig
 from benthic.model.transformer import LanguageModel
@@ -42,7 +43,7 @@ def slowly(model: LanguageModel, tokens: list[int], window: int) -> float:
 @given(size=st.integers(3, 60), window=st.integers(1, 24))
 def test_figure_is_the_slow_loop(tiny: ModelConfig, seeded: Build, size: int, window: int) -> None:
     model, tokens = seeded(tiny, std=0.15), text_of(size)
-    ours = bits_per_byte(model, np.array(tokens, dtype=np.uint16), window)
+    ours = bits_per_byte(model, np.array(tokens, dtype=np.uint16), window, BYTES)
     assert ours == pytest.approx(slowly(model, tokens, window), abs=1e-4)
 
 
@@ -67,14 +68,31 @@ def test_every_byte_is_scored_once(size: int, window: int, marks: set[int]) -> N
         )
         if not scored.size:
             with pytest.raises(ValueError, match="too short"):
-                bits_per_byte(Costs(), tokens, window)  # type: ignore[arg-type]
+                bits_per_byte(Costs(), tokens, window, BYTES)  # type: ignore[arg-type]
             return
-        ours = bits_per_byte(Costs(), tokens, window)  # type: ignore[arg-type]
+        ours = bits_per_byte(Costs(), tokens, window, BYTES)  # type: ignore[arg-type]
     assert ours * math.log(2) * scored.size == pytest.approx(scored.sum())
 
 
 def test_uniform_model_needs_the_logarithm_of_its_vocabulary(model: LanguageModel) -> None:
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    ours = bits_per_byte(model, np.array(text_of(50), dtype=np.uint16), 16)
+    ours = bits_per_byte(model, np.array(text_of(50), dtype=np.uint16), 16, BYTES)
     assert ours == pytest.approx(math.log2(264), abs=1e-5)
+
+
+def test_a_token_of_many_bytes_is_scored_once_and_counts_them_all(
+    tiny: ModelConfig, seeded: Build
+) -> None:
+    """Bits of all text tokens over bytes of all text tokens, whatever each stands for."""
+    model, tokens = seeded(tiny, std=0.15), text_of(60)
+    other = ByteVocabulary()
+    other.byte_lengths = np.arange(other.size, dtype=np.int32) % 4
+    other.byte_lengths[256:] = 0
+    targets = [t for t in tokens[1:] if other.byte_lengths[t]]
+    with torch.no_grad():
+        log_p = model.lm_head(model(torch.tensor([tokens])))[0].log_softmax(-1)
+    nats = -sum(log_p[at, t].item() for at, t in enumerate(tokens[1:]) if other.byte_lengths[t])
+    bits = nats / math.log(2) / sum(int(other.byte_lengths[t]) for t in targets)
+    ours = bits_per_byte(model, np.array(tokens, dtype=np.uint16), 64, other)
+    assert ours == pytest.approx(bits, abs=1e-4)

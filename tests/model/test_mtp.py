@@ -112,7 +112,8 @@ def test_targets_stay_inside_a_document(lengths: list[int]) -> None:
     if len(row) < 3:
         return
     tokens = np.array([row])
-    rows = Rows(tokens, np.cumsum(tokens == BOS, axis=1), np.array([True]))
+    documents, asked = np.cumsum(tokens == BOS, axis=1), np.zeros(tokens.shape, dtype=np.bool_)
+    rows = Rows(tokens, documents, asked, np.array([True]))
     batch = to_batch(rows, torch.device("cpu"))
     inside = [BOS not in row[i + 1 : i + 3] for i in range(len(row) - 2)]
     assert batch.ahead.tolist() == [inside]

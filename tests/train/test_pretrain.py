@@ -15,6 +15,7 @@ from benthic.data.loader import Mixture, Rows
 from benthic.data.tasks.running_total import RunningTotals
 from benthic.data.text import Corpus
 from benthic.data.tokenizer import ASSISTANT, BOS, EOS, USER
+from benthic.data.vocabulary import BYTES
 from benthic.model.config import ModelConfig
 from benthic.model.transformer import LanguageModel, document_mask
 from benthic.train.optimizer import Optimizer
@@ -49,8 +50,9 @@ def mixture_of(text_share: float) -> Mixture:
     draw = np.random.default_rng(0)
     texts = [draw.integers(97, 110, draw.integers(5, 25)).tolist() for _ in range(40)]
     stream = np.array([t for text in texts for t in [BOS, *text, EOS]], dtype=np.uint16)
+    starts = np.flatnonzero(stream == BOS)
     return Mixture(
-        corpus=Corpus("made up", 40, stream.size, "", stream, stream[:100]),
+        corpus=Corpus("made up", 40, stream.size, "", stream, stream[:100], starts, BYTES),
         task=RunningTotals(),
         length=T,
         text_share=text_share,

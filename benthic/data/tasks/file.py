@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benthic.data.tasks.problem import Problem, Split, split_of
+from benthic.data.tasks.problem import Problem, Split, reward, split_of
+from benthic.data.vocabulary import Vocabulary
 
 _LONGEST_LINE = 1 << 20
 
@@ -16,14 +17,16 @@ _LONGEST_LINE = 1 << 20
 class FileTask:
     """Problems of a file, split by hash; indices beyond the end go round again, shuffled."""
 
-    def __init__(self, path: Path, *, longest: int, longest_answer: int) -> None:
+    def __init__(
+        self, path: Path, vocabulary: Vocabulary, *, longest: int, longest_answer: int
+    ) -> None:
         """Most tokens of a worked problem, and of what follows its question.
 
         ValueError names file, line and remedy.
         """
         self.name = path.name
         self.sides: dict[Split, list[Problem]] = {"train": [], "held_out": []}
-        for problem in _read(path, longest, longest_answer):
+        for problem in _read(path, vocabulary, longest, longest_answer):
             self.sides[split_of(problem.question)].append(problem)
         self.sha256 = hashlib.sha256(repr(self.sides).encode("utf-8", "replace")).hexdigest()
         least_of: dict[Split, int] = {"train": 100, "held_out": 10}
@@ -58,7 +61,7 @@ def _order(size: int, lap: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, lap]).permutation(size)
 
 
-def _read(path: Path, longest: int, longest_answer: int) -> list[Problem]:
+def _read(path: Path, vocabulary: Vocabulary, longest: int, longest_answer: int) -> list[Problem]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -70,17 +73,23 @@ def _read(path: Path, longest: int, longest_answer: int) -> list[Problem]:
         if not line.strip():
             continue
         problem = _parse(line, f"{path} line {number}")
-        tokens = len(problem.document(worked=True))
+        completion = problem.completion(vocabulary, worked=True)
+        answer = len(completion)
+        tokens = len(problem.prompt(vocabulary)) + answer
         if tokens > longest:
             raise ValueError(
                 f"{path} line {number}: the worked problem has {tokens} tokens, more than the "
                 f"{longest} of a training row: shorten it or raise data.sequence_length"
             )
-        answer = tokens - len(problem.prompt())
         if answer > longest_answer:
             raise ValueError(
                 f"{path} line {number}: working and answer have {answer} tokens, more than the "
                 f"{longest_answer} that may be sampled: shorten them or raise reason.max_new_tokens"
+            )
+        if not reward(problem, completion, vocabulary)[0]:
+            raise ValueError(
+                f"{path} line {number}: working or answer do not come back from the tokens of "
+                f"{vocabulary.name}, so no answer could be right: leave out tags and odd characters"
             )
         other = found.setdefault(problem.question, problem)
         if other != problem:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from benthic.data import tokenizer
+from benthic.data.vocabulary import Vocabulary
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 0.1
@@ -19,11 +19,14 @@ class Problem:
     working: str
     answer: str
 
-    def prompt(self) -> list[int]:
-        return tokenizer.prompt(self.question)
+    def prompt(self, vocabulary: Vocabulary) -> list[int]:
+        return vocabulary.prompt(self.question)
 
-    def document(self, worked: bool) -> list[int]:
-        return self.prompt() + tokenizer.completion(self.working if worked else "", self.answer)
+    def completion(self, vocabulary: Vocabulary, *, worked: bool) -> list[int]:
+        return vocabulary.completion(self.working if worked else "", self.answer)
+
+    def document(self, vocabulary: Vocabulary, *, worked: bool) -> list[int]:
+        return self.prompt(vocabulary) + self.completion(vocabulary, worked=worked)
 
 
 class Task(Protocol):
@@ -44,13 +47,13 @@ class Task(Protocol):
         ...
 
 
-def reward(problem: Problem, completion: list[int]) -> tuple[float, bool]:
+def reward(problem: Problem, completion: list[int], vocabulary: Vocabulary) -> tuple[float, bool]:
     """Reward by rule, and whether the answer is right whatever its form.
 
     1 for the right answer in the right form, else 0: the form only gates, and an empty
     `<think></think>` passes the gate. The text is compared, never executed.
     """
-    reply = tokenizer.parse(completion)
+    reply = vocabulary.parse(completion)
     right = reply.answer == problem.answer
     return float(right and reply.well_formed), right
 

@@ -5,20 +5,24 @@ from pathlib import Path
 from benthic.config import Recipe
 from benthic.data.tasks.file import FileTask
 from benthic.data.tasks.problem import Task
-from benthic.data.tasks.running_total import TRAINED_LENGTHS, RunningTotals, problem
+from benthic.data.tasks.running_total import TRAINED_LENGTHS, RunningTotals
+from benthic.data.vocabulary import Vocabulary
+
+_TRIED = 64  # problems whose tokens are counted: a vocabulary may join digits
 
 
-def task_of(recipe: Recipe) -> Task:
+def task_of(recipe: Recipe, vocabulary: Vocabulary) -> Task:
     """ValueError names the file, the line and the remedy where the file will not do."""
     if not recipe.data.tasks:
-        longest = max(TRAINED_LENGTHS)
-        worked = problem("0" * longest)
-        _fits("data.sequence_length", recipe.data.sequence_length, len(worked.document(True)))
-        answer = len(worked.document(True)) - len(worked.prompt())
+        longest = RunningTotals([max(TRAINED_LENGTHS)]).problems("train", 0, _TRIED, recipe.seed)
+        document = max(len(p.document(vocabulary, worked=True)) for p in longest)
+        _fits("data.sequence_length", recipe.data.sequence_length, document)
+        answer = max(len(p.completion(vocabulary, worked=True)) for p in longest)
         _fits("reason.max_new_tokens", recipe.reason.max_new_tokens, answer)
         return RunningTotals()
     return FileTask(
         Path(recipe.data.tasks),
+        vocabulary,
         longest=recipe.data.sequence_length,
         longest_answer=recipe.reason.max_new_tokens,
     )
