@@ -17,16 +17,16 @@ from statistics import median
 import torch
 from machine import heading, spread
 
-from benthic.chat import load_model
 from benthic.config import load
 from benthic.data.tasks.running_total import RunningTotals
 from benthic.data.vocabulary import BYTES
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
 from benthic.folder import RunFolder
-from benthic.model.checkpoint import export_hub
+from benthic.model.export import export_hub
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.train.parallel import available_cores
+from benthic.weights import load_run
 
 NEW, TRIALS, RUNS = 64, 5, 7
 
@@ -34,7 +34,7 @@ NEW, TRIALS, RUNS = 64, 5, 7
 def model_of(arguments: list[str]) -> LanguageModel:
     """A run's weights, or random ones of the laptop recipe."""
     if arguments:
-        return load_model(RunFolder(Path(arguments[0]).absolute()))[0]
+        return load_run(RunFolder(Path(arguments[0]).absolute()))[0]
     model = LanguageModel(load("laptop").model)
     initialise(model, torch.Generator().manual_seed(0))
     return model

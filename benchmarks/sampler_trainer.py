@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from machine import heading
 
-from benthic.chat import load_model
 from benthic.data.tasks.running_total import RunningTotals
 from benthic.data.vocabulary import BYTES
 from benthic.engine.engine import Engine
@@ -24,6 +23,7 @@ from benthic.folder import RunFolder
 from benthic.model.moe import Routing
 from benthic.model.transformer import LanguageModel
 from benthic.reason.rl import policy_log_probs, to_batch
+from benthic.weights import load_run
 
 ROWS = 256
 
@@ -59,7 +59,7 @@ def main() -> None:
     heading()
     folder = RunFolder(Path(sys.argv[1]).absolute())
     wanted = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
-    model, stage = load_model(folder)
+    model, stage = load_run(folder)
     own = folder.recipe().reason.precision
     print(
         f"weights after {stage}; the recipe reinforces in {own}; largest difference (reach: 1e-5)"

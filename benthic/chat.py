@@ -1,7 +1,12 @@
-"""`benthic chat`: talk to a trained model in the terminal, its thinking dimmed."""
+"""`benthic chat`: talk to a trained or imported model in the terminal, its thinking dimmed.
+
+A run is asked in its task's layout. An imported checkpoint is asked by its own chat template, the
+talk so far included, and merely goes on with a text if it has none.
+"""
 
 import codecs
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import rich.console
@@ -12,61 +17,114 @@ from rich.text import Text
 from benthic.console import printable
 from benthic.data.tasks.problem import Task
 from benthic.data.tasks.source import task_of
-from benthic.data.vocabulary import END_THINK, THINK, Vocabulary, vocabulary_of
+from benthic.data.template import render
+from benthic.data.vocabulary import END_THINK, THINK, Vocabulary
+from benthic.engine import folded
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
-from benthic.folder import FolderError, RunFolder
 from benthic.model.transformer import LanguageModel
-from benthic.train import checkpoint, loop
+from benthic.weights import Weights, open_weights
 
 _TEXT = "/text "
 _CONTINUATION = 200  # tokens a continued text may have
+_REPLY = 1024  # tokens that an imported model may answer with
 _HELP = f"'{_TEXT.strip()} WORDS' continues a text, an empty line or Ctrl-D ends."
 
 
-def load_model(folder: RunFolder) -> tuple[LanguageModel, str]:
-    """The run's latest weights and the stage they come from; FolderError if it has none."""
-    if not folder.exists():
-        raise FolderError(
-            f"{folder.path} is not a run's folder: make one with 'benthic run laptop', "
-            "or name another"
-        )
-    model = LanguageModel(folder.recipe().model)
-    for stage in ("rl", "pretrain"):
-        if checkpoint.steps_of(folder.checkpoints, stage):
-            loop.restore(folder.checkpoints, stage, model)
-            return model, stage
-    raise FolderError(f"{folder.path} has no checkpoint yet: give 'benthic run' again to go on")
-
-
-def chat(path: Path, *, temperature: float, seed: int) -> int:
+def chat(path: Path, *, temperature: float, seed: int, dtype: torch.dtype | None = None) -> int:
     """Read questions from standard input until it ends."""
     out = rich.console.Console(highlight=False)
-    folder = RunFolder(path)
-    model, stage = load_model(folder)
-    recipe = folder.recipe()
-    vocabulary = vocabulary_of(recipe)
-    folder.check_vocabulary(vocabulary.describe())
-    task = task_of(recipe, vocabulary)
-    state = "reinforced" if stage == "rl" else "pretrained only"
+    weights = open_weights(path, dtype=dtype)
+    model, vocabulary = weights.model, weights.vocabulary
     count = sum(p.numel() for p in model.parameters())
+    talk: _Exam | _Talk = _Exam(weights) if weights.recipe else _Talk(weights)
     out.print(
-        f"[bold]{escape(folder.path.name)}[/bold]: {count:,} parameters, {state}. "
-        f"{escape(task.invitation())}. {escape(_HELP)}"
+        f"[bold]{escape(path.name)}[/bold]: {count:,} parameters, {weights.state}. "
+        f"{escape(talk.invitation)}. {escape(_HELP)}"
     )
-    torch.set_num_threads(1)  # one token at a time: a second thread only waits
+    if folded.pays(model):
+        torch.set_num_threads(1)  # one token at a time: a second thread only waits
     engine, turn = Engine(model, ends=vocabulary.ends, record_experts=False), 0
     while words := _ask(out):
         turn += 1
         params = SamplingParams(
-            temperature=temperature, max_new_tokens=recipe.reason.max_new_tokens, seed=seed + turn
+            temperature=temperature, max_new_tokens=talk.longest, seed=seed + turn
         )
         try:
-            prompt, params = _prompt(words, task, vocabulary, params, model)
-            _answer(out, engine, vocabulary, prompt, params)
+            if words.startswith(_TEXT):
+                prompt, params = _continuation(words, vocabulary, params, model)
+            else:
+                prompt, params = talk.prompt(words, params)
+            said = _answer(out, engine, vocabulary, prompt, params)
+            if not words.startswith(_TEXT):
+                talk.heard(words, said)
         except ValueError as error:
             out.print(escape(str(error)))
     return 0
+
+
+class _Exam:
+    """Questions to a run's model, in the layout of its task."""
+
+    def __init__(self, weights: Weights) -> None:
+        assert weights.recipe
+        self.vocabulary = weights.vocabulary
+        self.task: Task = task_of(weights.recipe, weights.vocabulary)
+        self.invitation = self.task.invitation()
+        self.longest = weights.recipe.reason.max_new_tokens
+
+    def prompt(self, words: str, params: SamplingParams) -> tuple[list[int], SamplingParams]:
+        return self.vocabulary.prompt(self.task.ask(words)), params
+
+    def heard(self, words: str, said: str) -> None:
+        """Every question stands alone."""
+
+
+class _Talk:
+    """A conversation with an imported model, by its own chat template."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.tokenizer, self.vocabulary = weights.tokenizer, weights.vocabulary
+        self.positions = weights.model.config.max_position_embeddings
+        self.longest = min(_REPLY, self.positions // 2)
+        self.messages: list[dict[str, str]] = []
+        template = self.tokenizer.chat_template
+        self.invitation = (
+            "Ask, by its own chat template" if template else "It has no chat template: it goes on"
+        )
+
+    def prompt(self, words: str, params: SamplingParams) -> tuple[list[int], SamplingParams]:
+        tokenizer = self.tokenizer
+        if tokenizer.chat_template is None:
+            begin = [] if self.vocabulary.bos is None else [self.vocabulary.bos]
+            return self._fitted([*begin, *self.vocabulary.encode(words)], params)
+        asked = [*self.messages, {"role": "user", "content": words}]
+        text = render(
+            tokenizer.chat_template,
+            asked,
+            add_generation_prompt=True,
+            bos_token="" if tokenizer.bos is None else tokenizer.piece(tokenizer.bos),
+            eos_token="" if tokenizer.eos is None else tokenizer.piece(tokenizer.eos),
+        )
+        return self._fitted(tokenizer.encode_with_specials(text), params)
+
+    def heard(self, words: str, said: str) -> None:
+        self.messages += [
+            {"role": "user", "content": words},
+            {"role": "assistant", "content": said},
+        ]
+
+    def _fitted(
+        self, prompt: list[int], params: SamplingParams
+    ) -> tuple[list[int], SamplingParams]:
+        """Fewer new tokens where the talk has grown long."""
+        room = self.positions - len(prompt)
+        if room < 1:
+            raise ValueError(
+                f"the talk has {len(prompt)} tokens and the model {self.positions} positions: "
+                "leave by an empty line and begin anew"
+            )
+        return prompt, replace(params, max_new_tokens=min(params.max_new_tokens, room))
 
 
 def _ask(out: rich.console.Console) -> str:
@@ -76,12 +134,10 @@ def _ask(out: rich.console.Console) -> str:
         return ""
 
 
-def _prompt(
-    words: str, task: Task, vocabulary: Vocabulary, params: SamplingParams, model: LanguageModel
+def _continuation(
+    words: str, vocabulary: Vocabulary, params: SamplingParams, model: LanguageModel
 ) -> tuple[list[int], SamplingParams]:
-    """A question in the task's layout, or a text to go on with."""
-    if not words.startswith(_TEXT):
-        return vocabulary.prompt(task.ask(words)), params
+    """A text to go on with."""
     longest = model.config.max_position_embeddings
     new = min(_CONTINUATION, longest // 2)
     begin = [] if vocabulary.bos is None else [vocabulary.bos]
@@ -96,8 +152,11 @@ def _answer(
     vocabulary: Vocabulary,
     prompt: list[int],
     params: SamplingParams,
-) -> None:
-    """Print tokens as they come, whole characters at a time: dim what is thought, then the rate."""
+) -> str:
+    """Print tokens as they come, whole characters at a time: dim what is thought, then the rate.
+
+    Returns what was said, thoughts and tags included.
+    """
     began, count, said, thinking = time.perf_counter(), 0, "", False
     characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -113,10 +172,12 @@ def _answer(
         show(characters.decode(raw, final=not raw))
         if vocabulary.tags and token in vocabulary.tags:
             thinking = token == vocabulary.tags[0]
+            said += THINK if thinking else END_THINK
             out.print(Text(THINK if thinking else END_THINK, style="dim"), end="")
     show(characters.decode(b"", final=True))
     seconds = max(time.perf_counter() - began, 1e-9)
     out.print(Text(f"   {count} tokens, {count / seconds:,.0f} tokens/s", style="dim"))
+    return said
 
 
 def _is_thought(said: str, text: str) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -14,6 +14,7 @@ OVERRIDES = Annotated[
 ]
 
 MAYBE_PATH = Annotated[Path | None, arg(metavar="PATH")]
+MAYBE_TOKENS = Annotated[int | None, arg(metavar="TOKENS")]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -27,6 +28,7 @@ def run(
     tasks: MAYBE_PATH = None,
     set_: OVERRIDES = (),
     base: MAYBE_PATH = None,
+    init_from: MAYBE_PATH = None,
     fresh: bool = False,
     force_rl: bool = False,
 ) -> int:
@@ -40,6 +42,7 @@ def run(
         tasks: your own problems, JSONL with question, working, answer
         set_: override a key of the recipe, e.g. --set pretrain.steps=200
         base: a run whose finished pretraining this one takes over
+        init_from: a run or a Hub checkpoint whose shape, tokenizer and weights this one starts from
         fresh: discard what the folder holds and start anew; what it cost stays in the bill
         force_rl: reinforce even if the gate says no
     """
@@ -52,6 +55,10 @@ def run(
     if tasks:
         overrides.append(f"data.tasks={_quoted(str(tasks.absolute()))}")
     resolved = load(recipe, overrides)
+    if init_from:
+        from benthic.weights import starting_from
+
+        resolved = starting_from(resolved, init_from.absolute())
     folder = RunFolder((out / (name or Path(recipe).stem)).absolute())
 
     from benthic.console import Console
@@ -79,17 +86,60 @@ def chat(
     /,
     temperature: float = 0.0,
     seed: int = 0,
+    dtype: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> int:
-    """Talk to a trained model in the terminal.
+    """Talk to a trained or imported model in the terminal.
 
     Args:
-        folder: the run's folder
+        folder: a run's folder, or a checkpoint's in the Hub's layout
         temperature: 0 answers with the likeliest tokens, 1 samples
         seed: of the samples
+        dtype: what the weights are held in; auto: as they are stored
     """
+    import torch
+
     from benthic.chat import chat as talk
 
-    return talk(folder.absolute(), temperature=temperature, seed=seed)
+    kinds = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+    return talk(folder.absolute(), temperature=temperature, seed=seed, dtype=kinds[dtype])
+
+
+def export(
+    path: Positional[Path],
+    /,
+    to: Literal["hf", "gguf"] = "hf",
+    dtype: Literal["auto", "fp32", "bf16", "fp8", "q8_0"] = "auto",
+    out: MAYBE_PATH = None,
+) -> int:
+    """Write a model for other programs: transformers, vLLM, SGLang (hf) or llama.cpp (gguf).
+
+    Args:
+        path: a run's folder, or a checkpoint's in the Hub's layout
+        to: the Hub's folder, or llama.cpp's file
+        dtype: hf takes fp32, bf16, fp8; gguf fp32, bf16, q8_0; auto: as the weights are
+        out: the folder or file to write; exports/NAME-DTYPE if not given
+    """
+    from benthic.export import export as write
+
+    return write(path.absolute(), to=to, dtype=dtype, out=out)
+
+
+def inspect(
+    source: Annotated[Positional[str], arg(metavar="PATH")],
+    /,
+    context: MAYBE_TOKENS = None,
+    json: bool = False,
+) -> int:
+    """Say what a checkpoint, run, config.json or preset is and what holds it; reads no weights.
+
+    Args:
+        source: a checkpoint's folder, a run's folder, a config.json, or a preset's name
+        context: tokens that the cache is for; 4,096 if not given, or the model's longest if less
+        json: print data instead of a page
+    """
+    from benthic.inspect import show
+
+    return show(source, context=context, as_json=json)
 
 
 def doctor() -> int:
@@ -104,7 +154,7 @@ def main() -> None:
     import tyro
 
     app = tyro.extras.SubcommandApp()
-    for verb in (run, chat, doctor):
+    for verb in (run, chat, inspect, export, doctor):
         app.command(verb)
     try:
         code = app.cli(

@@ -201,6 +201,8 @@ class Recipe:
     """of the weights, the data order, the samples"""
     device: typing.Literal["cpu", "cuda"] = "cpu"
     """where the network runs"""
+    init_from: str = ""
+    """folder of a run or checkpoint whose weights training starts from; empty: random ones"""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -40,6 +40,7 @@ from benthic.train import checkpoint, loop, metrics
 from benthic.train.optimizer import Optimizer
 from benthic.train.parallel import Ranks
 from benthic.train.pretrain import pretrain_step
+from benthic.weights import digest, start
 
 HELD_OUT = 3001  # offset on the seed of the held-out problems
 
@@ -102,11 +103,14 @@ def _stages(
             raise FolderError(
                 "the ranks read different tokenizers: give all machines the same data.tokenizer"
             )
-        _lay_out(session, corpus, task, base, begun=known["begun"])
+        model = LanguageModel(recipe.model)
+        if recipe.init_from:
+            start(model, Path(recipe.init_from))
+        else:
+            initialise(model, torch.Generator().manual_seed(recipe.seed))
+        _lay_out(session, model, corpus, task, base, begun=known["begun"])
         meter.productive()
         ranks.wait()
-    model = LanguageModel(recipe.model)
-    initialise(model, torch.Generator().manual_seed(recipe.seed))
     model.to(recipe.device)
     _pretrain(session, model, corpus, task)
     _evaluate(session, model, corpus, task, "before")
@@ -132,7 +136,13 @@ def _standing(recipe: Recipe, folder: RunFolder, fresh: bool) -> dict[str, Any]:
 
 
 def _lay_out(
-    session: Session, corpus: Corpus, task: Task, base: RunFolder | None, *, begun: bool
+    session: Session,
+    model: LanguageModel,
+    corpus: Corpus,
+    task: Task,
+    base: RunFolder | None,
+    *,
+    begun: bool,
 ) -> None:
     """Begin the folder, or check that it was begun with the same text and problems.
 
@@ -141,7 +151,13 @@ def _lay_out(
     if not session.ranks.first:
         return
     folder, recipe, vocabulary = session.folder, session.recipe, corpus.vocabulary
+    began_with = digest(model) if recipe.init_from else ""
     if begun:
+        if folder.manifest().get("init_sha", "") != began_with:
+            raise FolderError(
+                f"{folder.path} began with other weights than {recipe.init_from} holds now: put "
+                "them back, choose another --name, or start anew with --fresh"
+            )
         folder.check_vocabulary(vocabulary.describe())
         folder.check_corpus(corpus.describe())
         folder.check_tasks(task.sha256)
@@ -165,6 +181,7 @@ def _lay_out(
             "tasks_sha256": task.sha256,
             "parameters": {"total": counts["total_with_mtp"], "active": counts["active"]},
             "base": str(base.path) if base else None,
+            "init_sha": began_with,
         }
         if base:
             step = recipe.pretrain.steps

@@ -92,7 +92,7 @@ def test_a_mistyped_command_is_told_so(words: list[str]) -> None:
         (["run", "--tasks", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
         (["run", "--tasks", "bad.jsonl"], "bad.jsonl line 1 is not JSON"),
         (["run", "--out", "nothing.txt"], "nothing.txt/laptop cannot be written"),
-        (["chat", "nowhere"], "nowhere is not a run's folder"),
+        (["chat", "nowhere"], "nowhere is neither a run's folder"),
         (["chat", "empty"], "empty is not a run's folder"),
     ],
 )

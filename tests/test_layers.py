@@ -13,7 +13,10 @@ import benthic
 
 ROOT = Path(benthic.__file__).parent
 FLOORS = {
-    5: {"cli", "run", "session", "report", "console", "chat", "doctor", "svg", "__main__"},
+    5: {
+        *("cli", "run", "session", "report", "console"),
+        *("chat", "doctor", "inspect", "export", "card", "weights", "svg", "__main__"),
+    },
     4: {"reason", "evaluate"},
     3: {"train", "engine"},
     2: {"model", "data"},

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from benthic.hub.files import CONFIG_LIMIT, HubError, read_json, resolve
+from benthic.hub.files import CONFIG_LIMIT, HubError, read_json, shown
 from benthic.model.config import ModelConfig, RopeScaling
 
 ARCHITECTURES = {
@@ -42,7 +42,7 @@ _COMMON_KEYS = (
     *("num_attention_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
     *("initializer_range", "bos_token_id", "eos_token_id"),
 )
-# A key's value where the file leaves it out: transformers' own default for the family.
+# A key's value where the file leaves it out: transformers' own default, for some the family's.
 _ABSENT: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
@@ -53,12 +53,30 @@ _ABSENT: dict[str, Any] = {
     "topk_group": 1,
     "routed_scaling_factor": 1.0,
     "first_k_dense_replace": 0,
+    "norm_topk_prob": False,
+    "topk_method": "greedy",
     "num_nextn_predict_layers": 0,
     "latent_norm_eps": 1e-6,
     "num_key_value_heads": 0,
     "head_dim": 0,
     "attention_bias": False,
     "mlp_bias": False,
+}
+_ABSENT_IN: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {
+        **{"q_lora_rank": 1536, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5},
+        **{"first_k_dense_replace": 3, "norm_topk_prob": True, "topk_method": "noaux_tc"},
+        **{"num_nextn_predict_layers": 1, "bos_token_id": 0, "eos_token_id": 1},
+    },
+    "deepseek_v2": {"q_lora_rank": 1536, "bos_token_id": 1, "eos_token_id": 2},
+    "llama": {"bos_token_id": 1, "eos_token_id": 2},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
+# What null says: not there, or derived from other keys.
+_NULL: dict[str, Any] = {
+    **{"q_lora_rank": None, "num_key_value_heads": 0, "head_dim": 0},
+    **{"n_group": 1, "topk_group": 1, "bos_token_id": -1, "eos_token_id": -1},
 }
 # Keys with the one value that is run; another changes the network.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -69,6 +87,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "moe_layer_freq": (1,),
     "rope_interleave": (True,),
     "use_sliding_window": (False, None),
+    "use_mrope": (False, None),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
     "use_bidirectional_attention": (False, None),
@@ -122,7 +141,7 @@ class Fp8Format:
 
 def read_config(folder: Path) -> tuple[ModelConfig, Fp8Format | None]:
     """Shape and FP8 format of a checkpoint's folder; HubError names file and key."""
-    path = resolve(folder, "config.json")
+    path = folder / "config.json"
     keys = read_json(path, limit=CONFIG_LIMIT)
     try:
         return from_hub(keys), fp8_format(keys)
@@ -136,11 +155,11 @@ def family_of(keys: Mapping[str, Any]) -> str:
     family = _ALIASES.get(str(kind), str(kind))
     known = f"Benthic reads {', '.join([*ARCHITECTURES, *_ALIASES])}"
     if family not in ARCHITECTURES:
-        raise ValueError(f"model_type is {kind!r}, which is not supported: {known}")
+        raise ValueError(f"model_type is {shown(kind)}, which is not supported: {known}")
     named = keys.get("architectures")
     if named is not None and named != [ARCHITECTURES[family]]:
         raise ValueError(
-            f"architectures is {named!r}, which is not supported: {kind} is read as "
+            f"architectures is {shown(named)}, which is not supported: {kind} is read as "
             f"[{ARCHITECTURES[family]!r}]"
         )
     return family
@@ -150,32 +169,35 @@ def from_hub(keys: Mapping[str, Any]) -> ModelConfig:
     """Read a `config.json`; ValueError names a key or value that is not supported."""
     family = family_of(keys)
     latent = family.startswith("deepseek")
-    keys = {_RENAMED.get(k, k) if latent else k: v for k, v in keys.items()}
+    keys = _renamed(keys) if latent else keys
     wanted = [*_COMMON_KEYS, *(_LATENT_KEYS if latent else _GROUPED_KEYS)]
     wanted += ["attention_bias", "mlp_bias"]
     own: dict[str, Any] = {"model_type": family}
     for key, value in keys.items():
         if key in wanted:
-            own[key] = _absent(key, family) if value is None else _typed(key, value)
+            own[key] = _NULL[key] if value is None and key in _NULL else _typed(key, value)
         elif key in _FIXED:
-            if value not in _FIXED[key]:
+            if not any(value == run and type(value) is type(run) for run in _FIXED[key]):
                 raise ValueError(
-                    f"{key} is {value!r}, which is not supported: only {_FIXED[key][0]!r} is"
+                    f"{key} is {shown(value)}, which is not supported: only {_FIXED[key][0]!r} is"
                 )
         elif key in _GROUPED_KEYS and latent:
-            _check_latent_heads(key, value, keys)
+            # Latent attention has a key for each head and a width of its own for what is rotated:
+            # other numbers are left-overs of transformers' classes, which no program heeds.
+            if value is not None:
+                _typed(key, value)
         elif key not in _PASSED_OVER:
             raise ValueError(
-                f"the key {key!r} is not supported, since it may change the network: if you know "
-                "that it does not, delete it from the file"
+                f"the key {shown(key)} is not supported, since it may change the network: if you "
+                "know that it does not, delete it from the file"
             )
     for key in wanted:
         if key not in own:
             own[key] = _absent(key, family)
     if latent:
-        own["topk_method"] = _topk_method(keys, family)
+        _check_scores(keys, family)
     _check_windows(keys)
-    own["rope_theta"], own["rope_scaling"] = _rope(keys)
+    own["rope_theta"], own["rope_scaling"] = _rope(keys, own["max_position_embeddings"], latent)
     return ModelConfig(**own)
 
 
@@ -221,80 +243,75 @@ def fp8_format(keys: Mapping[str, Any]) -> Fp8Format | None:
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "fp8":
         named = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         raise ValueError(
-            f"quantization_config names {named!r}, which is not supported: plain weights and "
+            f"quantization_config names {shown(named)}, which is not supported: plain weights and "
             "DeepSeek's 'fp8' blocks are"
         )
     if quantization.get("fmt", "e4m3") != "e4m3":
-        raise ValueError(f"quantization_config.fmt is {quantization['fmt']!r}: only 'e4m3' is read")
+        raise ValueError(
+            f"quantization_config.fmt is {shown(quantization['fmt'])}: only 'e4m3' is read"
+        )
     scales = quantization.get("scale_fmt") or "float"
     if scales not in ("float", "ue8m0"):
         raise ValueError(
-            f"quantization_config.scale_fmt is {scales!r}: 'float' and 'ue8m0' are read"
+            f"quantization_config.scale_fmt is {shown(scales)}: 'float' and 'ue8m0' are read"
         )
     block = quantization.get("weight_block_size", [128, 128])
     whole = isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)
     if not whole or not all(1 <= b <= 1 << 16 for b in block):
         raise ValueError(
-            f"quantization_config.weight_block_size is {block!r}: two whole numbers are needed"
+            f"quantization_config.weight_block_size is {shown(block)}: two whole numbers from 1 "
+            f"to {1 << 16} are needed"
         )
     return Fp8Format((block[0], block[1]), cast(Literal["float", "ue8m0"], scales))
 
 
+def _renamed(keys: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in keys.items():
+        name = _RENAMED.get(key, key)
+        if name in out and out[name] != value:
+            raise ValueError(
+                f"{name} is {shown(out[name])} and, by another of its names, {shown(value)}: "
+                "leave one of them"
+            )
+        out[name] = value
+    return out
+
+
 def _absent(key: str, family: str) -> Any:
-    if key == "q_lora_rank":
-        return None
-    if key == "head_dim" and family == "qwen3":
-        return 128  # of transformers' class; other families divide the width
-    if key == "norm_topk_prob":
-        return family == "deepseek_v3"
-    if key == "topk_method":
-        return "noaux_tc" if family == "deepseek_v3" else "greedy"
-    if key not in _ABSENT:
+    known = _ABSENT | _ABSENT_IN[family]
+    if key not in known:
         raise ValueError(f"the key {key!r} is missing, which a {family} needs: add it")
-    return _ABSENT[key]
+    return known[key]
 
 
-def _typed(key: str, value: Any) -> Any:
+def _kinds(owner: type) -> dict[str, type]:
+    bare = {int: int, float: float, bool: bool, int | None: int}
+    return {f.name: bare.get(f.type, str) for f in fields(owner)}  # type: ignore
+
+
+_KINDS, _ROPE_KINDS = _kinds(ModelConfig), _kinds(RopeScaling)
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def _typed(key: str, value: Any, kinds: Mapping[str, type] = _KINDS, at: str = "") -> Any:
     """The value as the field's type; a list of end tokens gives its first."""
     if key in ("eos_token_id", "bos_token_id") and isinstance(value, list) and value:
         value = value[0]
-    kind = _KINDS[key]
+    kind = kinds[key]
     right = type(value) is kind or (kind is float and type(value) is int)
     if not right or (kind is float and not abs(value) < 1e300):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-        raise ValueError(f"{key} is {_short(value)}: it must be {words[kind]}")
+        raise ValueError(f"{at}{key} is {shown(value)}: it must be {_WORDS[kind]}")
     return kind(value)
 
 
-_KINDS: dict[str, type] = {
-    f.name: {int: int, float: float, bool: bool, int | None: int}.get(f.type, str)  # type: ignore
-    for f in fields(ModelConfig)
-}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _check_latent_heads(key: str, value: Any, keys: Mapping[str, Any]) -> None:
-    """Latent attention has one key a head; transformers writes the rotated width as head_dim."""
-    same = "num_attention_heads" if key == "num_key_value_heads" else "qk_rope_head_dim"
-    if value is not None and value != keys.get(same):
-        raise ValueError(
-            f"{key} is {_short(value)}: in latent attention it must equal {same} = {keys.get(same)}"
-        )
-
-
-def _topk_method(keys: Mapping[str, Any], family: str) -> str:
-    sigmoid = family == "deepseek_v3"
-    wanted = "sigmoid" if sigmoid else "softmax"
+def _check_scores(keys: Mapping[str, Any], family: str) -> None:
+    wanted = "sigmoid" if family == "deepseek_v3" else "softmax"
     if keys.get("scoring_func", wanted) != wanted:
         raise ValueError(
-            f"scoring_func is {_short(keys['scoring_func'])}, which is not supported for {family}: "
+            f"scoring_func is {shown(keys['scoring_func'])}, which is not supported for {family}: "
             f"only {wanted!r} is"
         )
-    return keys.get("topk_method") or ("noaux_tc" if sigmoid else "greedy")
 
 
 def _check_windows(keys: Mapping[str, Any]) -> None:
@@ -302,54 +319,63 @@ def _check_windows(keys: Mapping[str, Any]) -> None:
     full = isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
     if kinds is not None and not full:
         raise ValueError(
-            f"layer_types is {_short(kinds)}, which is not supported: only 'full_attention' is"
+            f"layer_types is {shown(kinds)}, which is not supported: only 'full_attention' is"
         )
 
 
-def _rope(keys: Mapping[str, Any]) -> tuple[float, RopeScaling]:
+def _rope(keys: Mapping[str, Any], longest: int, latent: bool) -> tuple[float, RopeScaling]:
     """Base and scaling, from `rope_parameters` or from `rope_theta` and `rope_scaling`."""
-    new, old = keys.get("rope_parameters"), keys.get("rope_scaling")
-    for name, value in (("rope_parameters", new), ("rope_scaling", old)):
-        if value is not None and not isinstance(value, dict):
-            raise ValueError(f"{name} is {_short(value)}: it must be an object")
-    scaling = dict(new if new is not None else old or {})
-    base = scaling.pop("rope_theta", keys.get("rope_theta"))
+    read = []
+    for name in ("rope_parameters", "rope_scaling"):
+        given = keys.get(name)
+        if given is not None and not isinstance(given, dict):
+            raise ValueError(f"{name} is {shown(given)}: it must be an object")
+        if given:
+            read.append(_rope_of(name, given, keys.get("rope_theta"), longest, latent))
+    if len(read) == 2 and read[0] != read[1]:
+        raise ValueError("rope_parameters and rope_scaling differ: leave one of them")
+    return read[0] if read else _rope_of("", {}, keys.get("rope_theta"), longest, latent)
+
+
+def _rope_of(
+    name: str, given: dict[str, Any], base: Any, longest: int, latent: bool
+) -> tuple[float, RopeScaling]:
+    scaling = dict(given)
+    nested = scaling.pop("rope_theta", None)
+    if None not in (base, nested) and base != nested:
+        raise ValueError(f"rope_theta is {shown(base)}, and {shown(nested)} in {name}: leave one")
+    base = base if nested is None else nested
     theta = 10000.0 if base is None else _typed("rope_theta", base)
-    named = [scaling.pop(name) for name in ("rope_type", "type") if name in scaling]
-    kind = next((name for name in named if name is not None), "default")
-    if any(name not in (None, kind) for name in named):
-        raise ValueError("the rope's 'type' and 'rope_type' differ: leave one of them")
-    known = {f.name: f for f in fields(RopeScaling)}
+    named = [scaling.pop(word) for word in ("rope_type", "type") if word in scaling]
+    kind = next((word for word in named if word is not None), "default")
+    if any(word not in (None, kind) for word in named):
+        raise ValueError(f"{name}'s 'type' and 'rope_type' differ: leave one of them")
     if kind not in ("default", "linear", "yarn", "llama3"):
         raise ValueError(
-            f"the rope type is {_short(kind)}, which is not supported: default, linear, yarn and "
+            f"{name}'s type is {shown(kind)}, which is not supported: default, linear, yarn and "
             "llama3 are"
         )
     own: dict[str, Any] = {"rope_type": kind}
     for key, value in scaling.items():
-        if key not in known:
-            raise ValueError(f"the rope's key {key!r} is not supported: it may change the angles")
-        if value is None:
-            continue
-        if key == "truncate":
-            whole = type(value) is bool
-        elif key == "original_max_position_embeddings":
-            whole = type(value) is int
-        else:
-            whole = type(value) in (int, float) and abs(value) < 1e300
-        if not whole:
-            raise ValueError(f"the rope's {key} is {_short(value)}: it must be a number")
-        own[key] = (
-            value if key in ("truncate", "original_max_position_embeddings") else float(value)
+        if key not in _ROPE_KINDS:
+            raise ValueError(
+                f"{name}'s key {shown(key)} is not supported: it may change the angles"
+            )
+        if value is not None:
+            own[key] = _typed(key, value, _ROPE_KINDS, name + "'s ")
+    if latent and kind in ("linear", "llama3") and own.get("mscale_all_dim"):
+        raise ValueError(
+            f"{name}'s mscale_all_dim is given with the type {kind!r}, where programs disagree: "
+            "remove it, or set the type to 'yarn'"
         )
-    longest = keys.get("max_position_embeddings")
-    if kind in ("yarn", "llama3") and "original_max_position_embeddings" not in own:
-        own["original_max_position_embeddings"] = longest
+    if own.get("attention_factor") == 0:
+        raise ValueError(f"{name}'s attention_factor is 0: it must be positive")
+    if kind in ("yarn", "llama3"):
+        own.setdefault("original_max_position_embeddings", longest)
     if kind != "default" and "factor" not in own:
-        trained = own.get("original_max_position_embeddings") or longest
-        if kind != "yarn" or not isinstance(longest, int) or not trained:
-            raise ValueError(f"the rope type {kind!r} needs the key 'factor': add it")
-        own["factor"] = longest / trained
+        if kind != "yarn" or own["original_max_position_embeddings"] < 1:
+            raise ValueError(f"{name} of type {kind!r} needs the key 'factor': add it")
+        own["factor"] = longest / own["original_max_position_embeddings"]
     return theta, RopeScaling(**own)
 
 

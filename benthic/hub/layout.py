@@ -15,6 +15,7 @@ from benthic.model.config import ModelConfig
 
 Shape = tuple[int, ...]
 SCALE = "_scale_inv"  # appended to the weight's name
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def layout(config: ModelConfig, fp8: Fp8Format | None = None) -> dict[str, Shape]:
@@ -54,7 +55,7 @@ def elements(shapes: dict[str, Shape]) -> int:
 
 def _tensors(c: ModelConfig) -> Iterator[tuple[str, Shape]]:
     width = c.hidden_size
-    yield "model.embed_tokens.weight", (c.vocab_size, width)
+    yield EMBEDDING, (c.vocab_size, width)
     for i in range(c.num_hidden_layers + c.num_nextn_predict_layers):
         at = f"model.layers.{i}"
         if i == c.num_hidden_layers:
@@ -74,7 +75,7 @@ def _tensors(c: ModelConfig) -> Iterator[tuple[str, Shape]]:
             yield f"{at}.shared_head.head.weight", (c.vocab_size, width)
     yield "model.norm.weight", (width,)
     if not c.tie_word_embeddings:
-        yield "lm_head.weight", (c.vocab_size, width)
+        yield HEAD, (c.vocab_size, width)
 
 
 def _latent(c: ModelConfig, at: str) -> Iterator[tuple[str, Shape]]:
@@ -152,10 +153,12 @@ def fitted(config: ModelConfig, fp8: Fp8Format | None, checkpoint: Checkpoint) -
     for name, (shard, _) in held.items():
         if name in wanted or name.endswith(".rotary_emb.inv_freq"):
             continue
+        if config.tie_word_embeddings and name == HEAD:
+            _check(shard, name, held[name][1], wanted[EMBEDDING], _PLAIN)
+            continue
         weight = name.removesuffix(SCALE)
-        scaled = weight in wanted and held[weight][1].dtype == "F8_E4M3"
-        tied = config.tie_word_embeddings and name == "lm_head.weight"
-        if not ((weight != name and scaled) or tied):
+        scaled = weight in wanted and weight in held and held[weight][1].dtype == "F8_E4M3"
+        if weight == name or not scaled:
             raise HubError(
                 f"{shard.path} holds the tensor {shown(name)}, which a {config.model_type} of this "
                 "config.json does not have: fetch the config.json that belongs to it"
