@@ -232,6 +232,22 @@ def experts_reference(module: Experts, x_ND: Tensor, ids_NK: Tensor, weight_NK: 
     return out
 
 
+def select_reference(router: Router, scores_NE: Tensor) -> list[set[int]]:
+    """Each token's experts by sorting lists: V3's sum of two (2.1.2), V2's best one (2.2.1)."""
+    c, out = router.config, []
+    bias = router.e_score_correction_bias
+    biases = [0.0] * c.n_routed_experts if bias is None else bias.tolist()
+    best_of = 2 if c.topk_method == "noaux_tc" else 1
+    size = c.n_routed_experts // c.n_group
+    for scores in scores_NE.tolist():
+        biased = [s + b for s, b in zip(scores, biases, strict=True)]
+        groups = [sorted(biased[g * size : (g + 1) * size])[-best_of:] for g in range(c.n_group)]
+        kept = sorted(range(c.n_group), key=lambda g: -sum(groups[g]))[: c.topk_group]
+        reachable = [e for e in range(c.n_routed_experts) if e // size in kept]
+        out.append(set(sorted(reachable, key=lambda e: -biased[e])[: c.num_experts_per_tok]))
+    return out
+
+
 _told: set[str] = set()
 
 

@@ -18,6 +18,7 @@ from benthic.model.moe import (
     SparseMLP,
     balance_bias,
     experts_reference,
+    select_reference,
     sequence_balance,
 )
 from benthic.model.transformer import LanguageModel
@@ -118,14 +119,12 @@ def selections(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
     return shape, draw(st.integers(0, 2**31))
 
 
-def select_slowly(scores: list[float], biases: list[float], config: ModelConfig) -> set[int]:
-    """V3 section 2.1.2 by sorting: groups by the sum of their two best, then experts."""
-    biased = [s + b for s, b in zip(scores, biases, strict=True)]
-    size = config.n_routed_experts // config.n_group
-    groups = [range(g * size, (g + 1) * size) for g in range(config.n_group)]
-    best = sorted(groups, key=lambda g: -sum(sorted((biased[e] for e in g), reverse=True)[:2]))
-    open_experts = [e for group in best[: config.topk_group] for e in group]
-    return set(sorted(open_experts, key=lambda e: -biased[e])[: config.num_experts_per_tok])
+V2 = {
+    "model_type": "deepseek_v2",
+    "topk_method": "group_limited_greedy",
+    "norm_topk_prob": False,
+    "num_nextn_predict_layers": 0,
+}
 
 
 @given(case=selections(), shift=st.sampled_from([-3.0, -1.0, 0.0]))
@@ -137,11 +136,31 @@ def test_selection_is_group_limited(
     config, g = replace(tiny, **shape), generator(seed)
     router = Router(config)
     scores = torch.rand(6, config.n_routed_experts, generator=g)
+    assert router.e_score_correction_bias is not None
     router.e_score_correction_bias.normal_(shift, 0.5, generator=g)
-    biases = router.e_score_correction_bias.tolist()
-    for row, ids in zip(scores, router.select(scores).tolist(), strict=True):
-        assert len(set(ids)) == len(ids)
-        assert set(ids) == select_slowly(row.tolist(), biases, config)
+    ids = router.select(scores).tolist()
+    assert all(len(set(row)) == len(row) for row in ids)
+    assert [set(row) for row in ids] == select_reference(router, scores)
+
+
+@given(case=selections())
+def test_selection_of_v2_goes_by_each_groups_best(
+    tiny: ModelConfig, case: tuple[dict[str, Any], int]
+) -> None:
+    shape, seed = case
+    config = replace(tiny, **V2, **shape)
+    router = Router(config)
+    assert router.e_score_correction_bias is None
+    scores = torch.rand(6, config.n_routed_experts, generator=generator(seed)).softmax(-1)
+    ids = router.select(scores).tolist()
+    assert [set(row) for row in ids] == select_reference(router, scores)
+
+
+def test_a_group_of_v2_counts_by_its_best_one(tiny: ModelConfig) -> None:
+    """One great expert among poor ones wins over two good ones."""
+    changes = {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 1}
+    scores = torch.tensor([[0.3, 0.1, 0.05, 0.05, 0.2, 0.2, 0.05, 0.05]])
+    assert Router(replace(tiny, **V2, **changes)).select(scores).item() == 0
 
 
 def test_a_group_counts_by_its_best_two(tiny: ModelConfig) -> None:
