@@ -1,5 +1,6 @@
-"""The model card of an export: what it is, how to load it, how it was measured, what it cost."""
+"""The model card of an export: what it is, how to ask it, how it was measured, what it cost."""
 
+from pathlib import Path
 from typing import Any
 
 from benthic.cost.flops import parameters
@@ -7,64 +8,121 @@ from benthic.cost.receipt import Receipt
 from benthic.hub.config import ARCHITECTURES
 from benthic.weights import Weights
 
-
-def card(weights: Weights, precision: str, results: dict[str, Any], receipt: Receipt | None) -> str:
-    """Markdown with the Hub's front matter."""
-    config = weights.model.config
-    counts = parameters(config)
-    name = weights.path.name
-    active = f", {counts['active']:,} active a token" if config.num_moe_layers else ""
-    origin = (
-        f"Trained with Benthic ({weights.state}); recipe: {weights.recipe.about or name}."
-        if weights.recipe
-        else f"Converted with Benthic from the checkpoint `{name}`; its licence is the original's."
-    )
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [benthic]",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"{ARCHITECTURES[config.model_type]}, {counts['total']:,} parameters{active}, {precision}.",
-        origin,
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        'model = AutoModelForCausalLM.from_pretrained(".")',
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
-        "```",
-        "",
-    ]
-    if results:
-        lines += ["## Measured", "", *_measured(results), ""]
-    lines += ["## Bill", "", *(_bill(receipt) if receipt else [_NO_BILL]), ""]
-    return "\n".join(lines)
-
-
 _NO_BILL = (
     "This machine's ledger holds no row of a training of these weights, so what they cost is not "
     "known here."
 )
+_FP8 = "transformers reads FP8 with the package accelerate, and widens it where no GPU computes so."
+_REPLY = 64  # tokens of an imported model's answer
+
+
+def card(
+    weights: Weights,
+    precision: str,
+    results: dict[str, Any],
+    receipt: Receipt | None,
+    *,
+    base: str | None = None,
+) -> str:
+    """Markdown with the Hub's front matter; `base` is the run whose pretraining was taken over."""
+    name = weights.path.resolve().name
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- benthic",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{_size(weights)}, {precision}.",
+        _origin(weights, name, base),
+        "",
+        *_use(weights, results),
+        "",
+    ]
+    if precision == "fp8":
+        lines += [_FP8, ""]
+    if measured := _measured(results):
+        lines += ["## Measured", "", *measured, ""]
+    lines += ["## Bill", "", *(_bill(receipt) if receipt else [_NO_BILL]), ""]
+    return "\n".join(lines)
+
+
+def _size(weights: Weights) -> str:
+    config = weights.model.config
+    counts = parameters(config)
+    active = f", {counts['active']:,} active a token" if config.num_moe_layers else ""
+    ahead = (
+        f", and {counts['mtp']:,} in the block that predicts one token further"
+        if config.num_nextn_predict_layers
+        else ""
+    )
+    return f"{ARCHITECTURES[config.model_type]}, {counts['total']:,} parameters{active}{ahead}"
+
+
+def _origin(weights: Weights, name: str, base: str | None) -> str:
+    recipe = weights.recipe
+    if recipe is None:
+        return (
+            f"Converted with Benthic from the checkpoint `{name}`; its licence is the original's."
+        )
+    origin = f"Trained with Benthic ({weights.state}); recipe: {recipe.about or name}."
+    if recipe.init_from:
+        origin += (
+            f" It started from the weights of `{Path(recipe.init_from).name}`: their licence "
+            "counts, and what they cost is not in the bill below."
+        )
+    if base:
+        origin += f" The pretraining was the run `{Path(base).name}`'s; its bill is not below."
+    return origin
+
+
+def _use(weights: Weights, results: dict[str, Any]) -> list[str]:
+    """Python that asks the model, if it was measured, the question that the results show."""
+    found = results.get("after") or results.get("before")
+    question = found["example"]["question"] if found else "Why is the sea salty?"
+    longest = weights.recipe.reason.max_new_tokens if weights.recipe else _REPLY
+    ask = [f"asked = tokenizer({question!r}, return_tensors='pt')"]
+    if weights.tokenizer.chat_template is not None:
+        ask = [
+            f'messages = [{{"role": "user", "content": {question!r}}}]',
+            "asked = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ")",
+        ]
+    return [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(".")',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        *ask,
+        f"answer = model.generate(**asked, max_new_tokens={longest}, do_sample=False)",
+        "print(tokenizer.decode(answer[0]))",
+        "```",
+    ]
 
 
 def _measured(results: dict[str, Any]) -> list[str]:
-    rows = ["| | greedy, right | text, bits a byte |", "|---|---|---|"]
+    rows = []
     for when in ("before", "after"):
         if when in results:
             found = results[when]
             right, bits = found["greedy_accuracy"], found["text_bits_per_byte"]
-            rows.append(f"| {when} reinforcement | {right:.1%} | {bits:.3f} |")
-    return rows
+            count = found["problems"]
+            rows.append(f"| {when} reinforcement | {right:.1%} of {count:,} | {bits:.3f} |")
+    if not rows:
+        return []
+    return ["| | held-out problems right, greedy | text, bits a byte |", "|---|---|---|", *rows]
 
 
 def _bill(receipt: Receipt) -> list[str]:
     rows = ["| | seconds | US dollars |", "|---|---|---|"]
     for label, amount in receipt.bridge:
         if amount.seconds:
-            rows.append(f"| {label} | {amount.seconds:,.1f} | {amount.dollars:.4f} |")
+            rows.append(f"| {label} | {amount.seconds:,.1f} | {amount.dollars:.6f} |")
     total = receipt.everything
-    rows.append(f"| **everything** | {total.seconds:,.1f} | {total.dollars:.4f} |")
+    rows.append(f"| **everything** | {total.seconds:,.1f} | {total.dollars:.6f} |")
     return [*rows, "", *(f"Price: {price}." for price in receipt.prices)]

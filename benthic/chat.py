@@ -38,28 +38,28 @@ def chat(path: Path, *, temperature: float, seed: int, dtype: torch.dtype | None
     model, vocabulary = weights.model, weights.vocabulary
     count = sum(p.numel() for p in model.parameters())
     talk: _Exam | _Talk = _Exam(weights) if weights.recipe else _Talk(weights)
+    params = SamplingParams(temperature=temperature, max_new_tokens=talk.longest, seed=seed)
     out.print(
         f"[bold]{escape(path.name)}[/bold]: {count:,} parameters, {weights.state}. "
         f"{escape(talk.invitation)}. {escape(_HELP)}"
     )
     if folded.pays(model):
         torch.set_num_threads(1)  # one token at a time: a second thread only waits
-    engine, turn = Engine(model, ends=vocabulary.ends, record_experts=False), 0
+    engine = Engine(model, ends=vocabulary.ends, record_experts=False)
     while words := _ask(out):
-        turn += 1
-        params = SamplingParams(
-            temperature=temperature, max_new_tokens=talk.longest, seed=seed + turn
-        )
+        params = replace(params, seed=params.seed + 1)
         try:
             if words.startswith(_TEXT):
-                prompt, params = _continuation(words, vocabulary, params, model)
+                asked = _continuation(words, vocabulary, params, model)
             else:
-                prompt, params = talk.prompt(words, params)
-            said = _answer(out, engine, vocabulary, prompt, params)
+                asked = talk.prompt(words, params)
+            said = _answer(out, engine, vocabulary, *asked)
             if not words.startswith(_TEXT):
                 talk.heard(words, said)
         except ValueError as error:
             out.print(escape(str(error)))
+        except KeyboardInterrupt:
+            out.print(Text("   stopped", style="dim"))
     return 0
 
 
@@ -86,11 +86,13 @@ class _Talk:
     def __init__(self, weights: Weights) -> None:
         self.tokenizer, self.vocabulary = weights.tokenizer, weights.vocabulary
         self.positions = weights.model.config.max_position_embeddings
-        self.longest = min(_REPLY, self.positions // 2)
+        self.longest = max(1, min(_REPLY, self.positions // 2))
         self.messages: list[dict[str, str]] = []
         template = self.tokenizer.chat_template
         self.invitation = (
-            "Ask, by its own chat template" if template else "It has no chat template: it goes on"
+            "Ask, by its own chat template"
+            if template
+            else "It has no chat template: it goes on with what you type"
         )
 
     def prompt(self, words: str, params: SamplingParams) -> tuple[list[int], SamplingParams]:
@@ -139,9 +141,10 @@ def _continuation(
 ) -> tuple[list[int], SamplingParams]:
     """A text to go on with."""
     longest = model.config.max_position_embeddings
-    new = min(_CONTINUATION, longest // 2)
+    new = max(1, min(_CONTINUATION, longest // 2))
     begin = [] if vocabulary.bos is None else [vocabulary.bos]
-    prompt = [*begin, *vocabulary.encode(words.removeprefix(_TEXT))][-(longest - new) :]
+    prompt = [*begin, *vocabulary.encode(words.removeprefix(_TEXT))]
+    prompt = prompt[max(0, len(prompt) - (longest - new)) :]
     warm = params.temperature or 0.7  # a greedy continuation of a small model goes in circles
     return prompt, SamplingParams(temperature=warm, max_new_tokens=new, seed=params.seed)
 

@@ -54,11 +54,12 @@ def run(
         overrides.append(f"data.paths={_quoted([str(p.absolute()) for p in data])}")
     if tasks:
         overrides.append(f"data.tasks={_quoted(str(tasks.absolute()))}")
-    resolved = load(recipe, overrides)
     if init_from:
         from benthic.weights import starting_from
 
-        resolved = starting_from(resolved, init_from.absolute())
+        resolved = starting_from(recipe, overrides, init_from.absolute())
+    else:
+        resolved = load(recipe, overrides)
     folder = RunFolder((out / (name or Path(recipe).stem)).absolute())
 
     from benthic.console import Console
@@ -94,7 +95,7 @@ def chat(
         folder: a run's folder, or a checkpoint's in the Hub's layout
         temperature: 0 answers with the likeliest tokens, 1 samples
         seed: of the samples
-        dtype: what the weights are held in; auto: as they are stored
+        dtype: what the weights are held in; auto: as they are stored, FP8 widened to bf16
     """
     import torch
 

@@ -5,11 +5,12 @@ its name only when it is whole; what stands there already is never overwritten.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import rich.console
 import torch
@@ -19,16 +20,20 @@ from benthic.card import card
 from benthic.data.hub_tokenizer import save_tokenizer
 from benthic.durable import flush_folder, write_atomically
 from benthic.folder import FolderError, RunFolder
-from benthic.hub.config import read_config
 from benthic.model.export import Precision, export_hub
 from benthic.run import receipt_of
-from benthic.weights import Weights, open_weights
+from benthic.weights import Weights, open_weights, source_in
 
 Target = Literal["hf", "gguf"]
 Dtype = Literal["auto", "fp32", "bf16", "fp8", "q8_0"]
 _CHOICES: dict[Target, tuple[Dtype, ...]] = {
     "hf": ("fp32", "bf16", "fp8"),
     "gguf": ("fp32", "bf16", "q8_0"),
+}
+_GGUF: dict[Dtype, Literal["f32", "bf16", "q8_0"]] = {
+    "fp32": "f32",
+    "bf16": "bf16",
+    "q8_0": "q8_0",
 }
 
 
@@ -37,45 +42,68 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
     if dtype not in ("auto", *_CHOICES[to]):
         raise FolderError(f"--to {to} takes --dtype {', '.join(_CHOICES[to])}, not {dtype}")
     hub = not RunFolder(path).exists()
-    stored_fp8 = hub and (path / "config.json").exists() and read_config(path)[1] is not None
-    if dtype == "auto":
-        dtype = "fp32" if not hub else "fp8" if stored_fp8 and to == "hf" else "bf16"
-    target = out or Path("exports") / f"{path.name}-{dtype}{'.gguf' if to == 'gguf' else ''}"
-    target = target.absolute()
-    if target.exists():
+    fp8 = False
+    if hub:
+        source = source_in(path)
+        fp8 = source.fp8 is not None and to == "hf" and dtype in ("auto", "fp8")
+        if dtype == "auto":
+            dtype = "fp8" if fp8 else "bf16" if source.dtype == torch.bfloat16 else "fp32"
+    elif dtype == "auto":
+        dtype = "fp32"
+    name = f"{path.resolve().name}-{dtype}{'.gguf' if to == 'gguf' else ''}"
+    target = Path(os.path.abspath(out or Path("exports") / name))
+    if os.path.lexists(target):
         raise FolderError(f"{target} exists already: choose another --out, or move it away")
-    keep = stored_fp8 and to == "hf" and dtype == "fp8"
-    weights = open_weights(path, dtype=_torch(dtype) if hub else None, keep_fp8=keep)
-    if to == "gguf":
-        from benthic.model.gguf import export_gguf
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        precision = {"fp32": "f32", "bf16": "bf16", "q8_0": "q8_0"}[dtype]
-        export_gguf(weights.model, weights.tokenizer, target, precision=precision)  # type: ignore
-    else:
-        _export_hf(weights, target, dtype)  # type: ignore[arg-type]
-    size = sum(f.stat().st_size for f in ([target] if to == "gguf" else target.iterdir()))
-    out_ = rich.console.Console(highlight=False)
-    out_.print(f"[bold]{escape(str(target))}[/bold]: {size / 1e6:,.1f} MB, {dtype}.")
+    # FP8 and q8_0 are made from bf16 where the weights are not stored so already.
+    held = None if not hub else torch.float32 if dtype == "fp32" else torch.bfloat16
+    weights = open_weights(path, dtype=held, keep_fp8=fp8)
+    try:
+        if to == "gguf":
+            _export_gguf(weights, target, dtype)
+        else:
+            _export_hf(weights, target, cast(Precision, dtype))
+    except OSError as error:
+        raise FolderError(
+            f"{target} cannot be written ({error.strerror or error}): make room or choose another "
+            "--out, then give the same command again"
+        ) from error
+    files = [target] if to == "gguf" else list(target.iterdir())
+    size = sum(file.stat().st_size for file in files)
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(str(target))}[/bold]: {size / 1e6:,.1f} MB, {dtype}.")
     if to == "hf":
-        out_.print("Load it with transformers, vLLM or SGLang; README.md there says how.")
+        console.print("Load it with transformers, vLLM or SGLang; README.md there says how.")
     else:
-        out_.print(f"Run it with llama.cpp: llama-cli -m {escape(target.name)}")
+        console.print(f"Run it with llama.cpp: llama-cli -m {escape(target.name)}")
     return 0
 
 
+def _export_gguf(weights: Weights, target: Path, dtype: Dtype) -> None:
+    from benthic.model.gguf import export_gguf
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export_gguf(weights.model, weights.tokenizer, target, precision=_GGUF[dtype])
+
+
 def _export_hf(weights: Weights, target: Path, precision: Precision) -> None:
+    folder = RunFolder(weights.path)
+    receipt = receipt_of(folder) if weights.recipe else None
     with _whole(target) as partial:
         export_hub(weights.model, partial, precision=precision, fp8=weights.fp8)
         save_tokenizer(weights.tokenizer, partial)
-        facts = json.loads((partial / "generation_config.json").read_text())
-        ends = sorted(weights.vocabulary.ends)
-        facts["eos_token_id"] = ends[0] if len(ends) == 1 else ends
-        write_atomically(partial / "generation_config.json", json.dumps(facts, indent=2) + "\n")
-        folder = RunFolder(weights.path)
-        receipt = receipt_of(folder) if weights.recipe else None
+        _name_the_ends(partial / "generation_config.json", sorted(weights.vocabulary.ends))
         results = folder.results() if weights.recipe else {}
-        write_atomically(partial / "README.md", card(weights, precision, results, receipt))
+        manifest = folder.manifest() if weights.recipe else {}
+        text = card(weights, precision, results, receipt, base=manifest.get("base"))
+        write_atomically(partial / "README.md", text)
+
+
+def _name_the_ends(path: Path, ends: list[int]) -> None:
+    """All of them; config.json holds one, so that this is no longer made from it."""
+    facts = json.loads(path.read_text())
+    facts.pop("_from_model_config", None)
+    facts["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    write_atomically(path, json.dumps(facts, indent=2) + "\n")
 
 
 @contextmanager
@@ -90,8 +118,3 @@ def _whole(target: Path) -> Iterator[Path]:
         flush_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _torch(dtype: Dtype) -> torch.dtype:
-    """What the weights are imported in: as they go out; FP8 and q8_0 are made from bf16."""
-    return torch.float32 if dtype == "fp32" else torch.bfloat16

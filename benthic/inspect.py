@@ -5,6 +5,7 @@ strangers' files, so they are shown as plain text, controls made visible. Exit c
 something is wrong with the files, 0 else.
 """
 
+import gc
 import json
 from collections.abc import Iterable
 from math import floor, log10
@@ -50,10 +51,15 @@ _SHOWN = 5  # findings, and names in a list
 
 def show(source: str, *, context: int | None = None, as_json: bool = False) -> int:
     """Print what `source` is, and return the exit code; errors have their controls made visible."""
+    collecting = gc.isenabled()
+    gc.disable()  # 100,000 tensors, all kept: looking for garbage took a third of the time
     try:
         found = inspect(source, context=context)
     except (ValueError, FolderError) as error:
         raise HubError(_safe(str(error)).plain) from error
+    finally:
+        if collecting:
+            gc.enable()
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     else:

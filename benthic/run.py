@@ -126,6 +126,11 @@ def _stages(
 
 def _standing(recipe: Recipe, folder: RunFolder, fresh: bool) -> dict[str, Any]:
     """Whether the run was begun and whether it is finished; refuses another recipe's folder."""
+    if recipe.init_from and Path(recipe.init_from).resolve() == folder.path.resolve():
+        raise FolderError(
+            f"{folder.path} is what the run would start from and be written to: choose another "
+            "--name, and the weights stay as they are"
+        )
     if fresh or not folder.exists():
         return {"attempt": uuid.uuid4().hex, "begun": False, "finished": False}
     folder.check_recipe(recipe)
@@ -168,7 +173,7 @@ def _lay_out(
             )
     else:
         if base:
-            _check_base(base, recipe, corpus, task)
+            _check_base(base, recipe, corpus, task, began_with)
         folder.clear()
         counts = flops.parameters(recipe.model)
         facts = {
@@ -195,15 +200,22 @@ def _lay_out(
         folder.keep("results", {"baseline": {"order2_bits_per_byte": bits}})
 
 
-def _check_base(base: RunFolder, recipe: Recipe, corpus: Corpus, task: Task) -> None:
+def _check_base(
+    base: RunFolder, recipe: Recipe, corpus: Corpus, task: Task, began_with: str
+) -> None:
     """Whether another run's pretraining can be taken over: all must agree up to there."""
     other = base.recipe()
-    for part in ("seed", "model", "data", "pretrain"):
+    for part in ("seed", "init_from", "model", "data", "pretrain"):
         if getattr(other, part) != getattr(recipe, part):
             raise FolderError(
                 f"--base {base.path} was pretrained with another '{part}': fork only what agrees "
                 "up to the reinforcement"
             )
+    if base.manifest().get("init_sha", "") != began_with:
+        raise FolderError(
+            f"--base {base.path} began with other weights than {recipe.init_from} holds now: put "
+            "them back, or leave --base out"
+        )
     base.check_vocabulary(corpus.vocabulary.describe())
     base.check_corpus(corpus.describe())
     base.check_tasks(task.sha256)
@@ -382,7 +394,9 @@ def _show(session: Session) -> None:
 
 
 def receipt_of(folder: RunFolder) -> Receipt | None:
-    """The run's receipt from the ledger; none if this ledger has no row of it."""
+    """The run's receipt from the ledger; none if there is no ledger, or no row of it."""
+    if not ledger_path().exists():
+        return None
     with Ledger(ledger_path()) as ledger:
         entries = ledger.entries(folder.path)
     return build_receipt(entries, folder.manifest()["attempt"]) if entries else None

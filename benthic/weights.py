@@ -1,25 +1,53 @@
-"""Weights by path: a run's folder, or a checkpoint in the Hub's layout, opened alike."""
+"""Weights by path: a run's folder, or a checkpoint in the Hub's layout, opened alike.
+
+A training may start from either (`starting_from`, `start`): shape and tokenizer come with the
+weights, whose digest tells a resume that they are still the same. Left out: optimizer state, which
+only a run's own folder continues.
+"""
 
 import hashlib
-from dataclasses import dataclass, replace
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from tokenizers import processors
 
-from benthic.config import Recipe
+from benthic.config import Recipe, load
+from benthic.cost.flops import parameters
 from benthic.data.hub_tokenizer import HubTokenizer, byte_tokenizer
+from benthic.data.tasks.running_total import FIELD
 from benthic.data.template import R1_TEMPLATE
-from benthic.data.tokenizer import SPECIALS
+from benthic.data.tokenizer import BOS, SPECIALS
 from benthic.data.vocabulary import HubVocabulary, Vocabulary, hub_vocabulary, vocabulary_of
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.config import Fp8Format
-from benthic.model.checkpoint import check_memory, empty_model, fill, open_source
+from benthic.hub.layout import layout
+from benthic.model.checkpoint import Source, check_memory, empty_model, fill, open_source
 from benthic.model.config import ModelConfig
 from benthic.model.transformer import LanguageModel
 from benthic.train import checkpoint, loop
 
 # Bytes a parameter takes in training: weight, gradient and two moments, fp32.
 TRAINING_BYTES = 16
+_TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model")
+_CONTENT = "{{ message['content'] }}"
+_PADDED = f"{{{{ message['content'] ~ '{' ' * FIELD}'[message['content']|length:] }}}}"
+# R1-Zero's plain text, as `Vocabulary.prompt` has it where there are no tokens for the roles.
+_PLAIN_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ message['content'] ~ '\\n' }}"
+    "{% elif message['role'] == 'user' %}"
+    f"{{{{ 'User: ' }}}}{_CONTENT}{{{{ '\\n' }}}}"
+    "{% else %}"
+    "{{ 'Assistant: ' ~ message['content'].split('</think>')[-1] }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +66,31 @@ class Weights:
 
     @property
     def tokenizer(self) -> HubTokenizer:
-        """As the Hub has it; bytes become a tokenizer without merges, with R1's template."""
-        if isinstance(self.vocabulary, HubVocabulary):
-            return self.vocabulary.hub
-        table = byte_tokenizer(SPECIALS, self.model.config.vocab_size)
-        return replace(table, adds_bos=True, chat_template=R1_TEMPLATE)
+        """As the Hub has it; a run's chat template asks as the run was trained and measured."""
+        vocabulary = self.vocabulary
+        if isinstance(vocabulary, HubVocabulary):
+            hub = vocabulary.hub
+        else:
+            table = byte_tokenizer(SPECIALS, self.model.config.vocab_size)
+            bos = SPECIALS[BOS - 256]
+            table.tokenizer.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"], pair=[bos, "$A", "$B:1"], special_tokens=[(bos, BOS)]
+            )
+            hub = replace(table, adds_bos=True)
+        if self.recipe is None:
+            return hub
+        template = R1_TEMPLATE if vocabulary.roles else _PLAIN_TEMPLATE
+        if vocabulary.bos is None:
+            template = template.removeprefix("{{ bos_token }}")
+        if not self.recipe.data.tasks:
+            template = _padding(template)
+        return replace(hub, chat_template=template)
+
+
+def _padding(template: str) -> str:
+    """The template with questions in running totals' field, which the model counts places in."""
+    before, user, after = template.partition("message['role'] == 'user'")
+    return before + user + after.replace(_CONTENT, _PADDED, 1)
 
 
 def open_weights(
@@ -63,13 +111,8 @@ def open_weights(
         vocabulary = vocabulary_of(recipe)
         folder.check_vocabulary(vocabulary.describe())
         state = "reinforced" if stage == "rl" else "pretrained only"
-        return Weights(path, model.to(device, dtype), vocabulary, state, recipe)
-    if not (path / "config.json").exists():
-        raise FolderError(
-            f"{path} is neither a run's folder nor a checkpoint of the Hub (it holds no "
-            "config.json): make a run with 'benthic run laptop', or name another"
-        )
-    source = open_source(path)
+        return Weights(path, _moved(model, device, dtype), vocabulary, state, recipe)
+    source = source_in(path)
     read = hub_vocabulary(path)
     if source.config.vocab_size < read.size:
         raise FolderError(
@@ -86,51 +129,111 @@ def open_weights(
     return Weights(path, model, read, "imported", fp8=source.fp8)
 
 
+def source_in(path: Path) -> Source:
+    """The Hub checkpoint in a folder that is no run's; FolderError or HubError if it is none."""
+    if not path.exists():
+        raise FolderError(
+            f"{path} does not exist: make a run with 'benthic run laptop', or name another folder"
+        )
+    if not os.path.lexists(path / "config.json"):
+        raise FolderError(
+            f"{path} is neither a run's folder nor a checkpoint of the Hub (it holds no "
+            "config.json): make a run with 'benthic run laptop', or name another"
+        )
+    return open_source(path)
+
+
 def load_run(folder: RunFolder) -> tuple[LanguageModel, str]:
     """The run's latest weights and the stage they come from; FolderError if it has none."""
-    if not folder.exists():
-        raise FolderError(
-            f"{folder.path} is not a run's folder: make one with 'benthic run laptop', "
-            "or name another"
-        )
-    model = LanguageModel(folder.recipe().model)
+    recipe = folder.recipe()
+    config = recipe.model
     for stage in ("rl", "pretrain"):
-        if checkpoint.steps_of(folder.checkpoints, stage):
+        if steps := checkpoint.steps_of(folder.checkpoints, stage):
+            file = checkpoint.path_of(folder.checkpoints, stage, steps[-1]) / checkpoint.TENSORS
+            read = 2 * file.stat().st_size if file.exists() else 0  # its bytes, and its tensors
+            check_memory(4 * parameters(config)["total_with_mtp"] + read, torch.device("cpu"))
+            model = LanguageModel(config)
             loop.restore(folder.checkpoints, stage, model)
             return model, stage
+    if not recipe.pretrain.steps and not recipe.reason.steps:
+        whole = recipe.init_from or "a run with more"
+        raise FolderError(
+            f"{folder.path} has no weights, since it trains for 0 steps: take {whole}"
+        )
     raise FolderError(f"{folder.path} has no checkpoint yet: give 'benthic run' again to go on")
 
 
-def starting_from(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the checkpoint's shape and tokenizer in place of its own."""
+def starting_from(recipe: str, overrides: Sequence[str], path: Path) -> Recipe:
+    """`load`, with shape and tokenizer of the run or checkpoint in `path` in place of its own.
+
+    An override of `model` still counts (rope_theta, for longer contexts); one that changes the
+    weights' shapes is refused by `start`. `data.tokenizer` may be given where the folder has none.
+    """
     folder = RunFolder(path)
     if folder.exists():
         theirs = folder.recipe()
-        data = replace(recipe.data, tokenizer=theirs.data.tokenizer)
-        return replace(recipe, model=theirs.model, data=data, init_from=str(path))
-    source = open_source(path)
-    check_memory(TRAINING_BYTES * _size(source.config), torch.device(recipe.device))
-    read = hub_vocabulary(path)
-    begin = source.config.bos_token_id if read.bos is None else read.bos
-    model = replace(source.config, bos_token_id=begin, eos_token_id=read.eos)
-    data = replace(recipe.data, tokenizer=str(path))
-    return replace(recipe, model=model, data=data, init_from=str(path))
+        model, own, complete = theirs.model, theirs.data.tokenizer, True
+    else:
+        model, own = source_in(path).config, str(path)
+        complete = any(os.path.lexists(path / name) for name in _TOKENIZERS)
+        model = _marked(model, path) if complete else model
+    about = f"the recipe {Path(recipe).stem} on the weights of {path.name}"
+    tree = {"model": asdict(model), "data": {"tokenizer": own}, "about": about}
+    found = load(recipe, [*_overrides("", tree), *overrides])
+    given = found.data.tokenizer
+    if not complete and given:
+        found = replace(found, model=_marked(found.model, Path(given)))
+    elif complete and given != own:
+        raise FolderError(
+            f"data.tokenizer is {given or 'that of bytes'}, and the weights in {path} were trained "
+            f"with {own or 'that of bytes'}: leave data.tokenizer out"
+        )
+    device = torch.device(found.device)
+    if device.type == "cpu" or torch.cuda.is_available():
+        check_memory(TRAINING_BYTES * parameters(found.model)["total_with_mtp"], device)
+    return replace(found, init_from=str(path))
+
+
+def _marked(model: ModelConfig, tokenizer: Path) -> ModelConfig:
+    """The shape with the tokenizer's begin and end."""
+    read = hub_vocabulary(tokenizer)
+    begin = model.bos_token_id if read.bos is None else read.bos
+    return replace(model, bos_token_id=begin, eos_token_id=read.eos)
+
+
+def _overrides(at: str, tree: dict[str, Any]) -> list[str]:
+    """A part of a recipe as overrides; none is 0, as in one that is kept."""
+    out: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            out += _overrides(f"{at}{key}.", value)
+        else:
+            out.append(f"{at}{key}={json.dumps(0 if value is None else value, ensure_ascii=False)}")
+    return out
 
 
 def start(model: LanguageModel, path: Path) -> None:
     """Give a fresh model the weights of `path`, whose shape it must have."""
     folder = RunFolder(path)
-    weights = load_run(folder)[0].state_dict() if folder.exists() else None
-    try:
-        if weights is not None:
-            model.load_state_dict(weights)
-        else:
-            fill(model, open_source(path))
-    except (RuntimeError, KeyError) as error:
-        raise FolderError(
-            f"{path} no longer holds the weights that this run began with (their shape differs): "
-            "put them back, or start anew with --fresh"
-        ) from error
+    if folder.exists():
+        found = load_run(folder)[0]
+        _check_shape(path, found.config, model.config)
+        model.load_state_dict(found.state_dict())
+        return
+    source = source_in(path)
+    _check_shape(path, source.config, model.config)
+    fill(model, source)
+
+
+def _check_shape(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
+    held, wanted = layout(theirs), layout(ours)
+    for name in [*wanted, *held]:
+        if held.get(name) != wanted.get(name):
+            there, here = (str(shapes.get(name, "none")) for shapes in (held, wanted))
+            raise FolderError(
+                f"{path} holds {name} as {there}, and the recipe's model has {here}: leave out "
+                "what --set says of its shape, or start from other weights"
+            )
 
 
 def digest(model: LanguageModel) -> str:
@@ -141,7 +244,14 @@ def digest(model: LanguageModel) -> str:
     return found.hexdigest()
 
 
-def _size(config: ModelConfig) -> int:
-    from benthic.cost.flops import parameters
-
-    return parameters(config)["total_with_mtp"]
+def _moved(
+    model: LanguageModel, device: torch.device | str, dtype: torch.dtype | None
+) -> LanguageModel:
+    """`model.to`, with what importing keeps in fp32 kept so: router biases and rotary tables."""
+    biases = [router.e_score_correction_bias for router in model.routers]
+    model.to(device, dtype)
+    for router, bias in zip(model.routers, biases, strict=True):
+        router.e_score_correction_bias = None if bias is None else bias.to(device)
+    cos, sin = model.tables()
+    model.cos, model.sin = cos.to(device), sin.to(device)
+    return model

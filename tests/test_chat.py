@@ -1,18 +1,25 @@
 """Talking: characters come whole, what is thought is dim, in every layout."""
 
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import rich.console
+import torch
 
 from benthic.chat import _answer, chat
+from benthic.data import template
 from benthic.data.tokenizer import SPECIALS
 from benthic.data.vocabulary import BYTES, Vocabulary, hub_vocabulary
 from benthic.engine.sampler import SamplingParams
+from benthic.export import export
 from benthic.folder import FolderError, RunFolder
+from benthic.model.checkpoint import MemoryNeeded
 from benthic.train import checkpoint
+from benthic.weights import open_weights
+from tests.dense import CHATML, hub_in
 from tests.small import run_small, small, text_in, tokenizer_in
 
 
@@ -98,3 +105,188 @@ def test_a_run_with_a_vocabulary_of_the_hub_talks(
     tokenizer_in(folder, text_in(tmp_path, seed=1), layout=SPECIALS[2:])
     with pytest.raises(FolderError, match="another vocabulary"):
         chat(run.path, temperature=1.0, seed=0)
+
+
+Talk = Callable[..., str]
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Talk:
+    """Lines in, all that is printed out."""
+
+    def of(path: Path, *lines: str, dtype: torch.dtype | None = None) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
+        monkeypatch.setenv("COLUMNS", "400")
+        capsys.readouterr()
+        assert chat(path, temperature=0.0, seed=0, dtype=dtype) == 0
+        return capsys.readouterr().out
+
+    return of
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The prompts that the engine is given; its answers are the script's tokens."""
+    prompts: list[list[int]] = []
+
+    def stream(self: object, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        prompts.append(list(prompt))
+        yield from SCRIPT
+
+    monkeypatch.setattr("benthic.engine.engine.Engine.stream", stream)
+    return prompts
+
+
+SCRIPT = [ord("o"), ord("k")]  # bytes come first in these vocabularies
+
+
+def test_a_talk_keeps_its_history_in_the_checkpoints_own_template(
+    tmp_path: Path, talk: Talk, asked: list[list[int]]
+) -> None:
+    """A refused turn and a continued text are no part of it."""
+    refusing = "{% if messages[-1]['content'] == 'no' %}{{ raise_exception('not so') }}{% endif %}"
+    folder = hub_in(tmp_path / "hub", template=refusing + CHATML)
+    out = talk(folder, "first", "no", "/text a", "second")
+    hub = open_weights(folder).tokenizer
+    start, end = hub.specials["<|im_start|>"], hub.specials["<|im_end|>"]
+
+    def turn(role: str, words: str) -> list[int]:
+        return [start, *hub.encode(f"{role}\n{words}"), end, *hub.encode("\n")]
+
+    reply = [start, *hub.encode("assistant\n")]
+    first = turn("user", "first")
+    assert asked == [
+        [*first, *reply],
+        [hub.bos, *hub.encode("a")],
+        [*first, *turn("assistant", "ok"), *turn("user", "second"), *reply],
+    ]
+    assert "imported. Ask, by its own chat template." in out
+    assert out.count("the chat template refuses these messages: 'not so'") == 1
+    assert out.count("ok   2 tokens") == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("{% for i in range(10**9) %}{% endfor %}", "chat template"),
+        ("{{ 'a' * 10**7 }}", "chat template"),
+        ("{{ messages.__class__.__mro__ }}", "chat template"),
+        ("{% if %}", "the chat template fails on these messages: .TemplateSyntaxError"),
+        ("{{ raise_exception('\x1b[31mno') }}", r"refuses these messages: '\\x1b\[31mno'"),
+        ("{{ 'b' * 5000 }}", r"the talk has \d{4} tokens and the model 256 positions"),
+        ("{{ '' }}", "a prompt is empty"),
+    ],
+    ids=["loops", "swells", "escapes", "broken", "refuses", "long", "empty"],
+)
+def test_a_hostile_template_is_one_sentence_and_the_talk_goes_on(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    monkeypatch.setattr(template, "SECONDS", 1.0)
+    out = talk(hub_in(tmp_path / "hub", template=words), "first", "/text abc")
+    lines = out.splitlines()
+    assert re.search(said, lines[1]) and "\x1b" not in out
+    assert "tokens/s" in lines[2] and len(lines) == 3 + (lines[-1] == "> ")
+
+
+def test_without_a_template_it_goes_on_with_the_text(
+    tmp_path: Path, talk: Talk, asked: list[list[int]]
+) -> None:
+    folder = hub_in(tmp_path / "hub")
+    out = talk(folder, "some words", "more")
+    v = hub_vocabulary(folder)
+    assert "It has no chat template: it goes on with what you type." in out
+    assert asked == [[v.bos, *v.encode("some words")], [v.bos, *v.encode("more")]]
+
+
+def test_a_talk_ends_where_the_positions_do(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last answers are shorter, then a sentence says so; a text still goes on."""
+    folder = hub_in(tmp_path / "hub", template=CHATML, max_position_embeddings=40)
+    out = talk(folder, "ab", "cd", "ef", "/text " + "abcde fghij" * 20)
+    counts = [int(n) for n in re.findall(r"(\d+) tokens, ", out)]
+    assert counts[0] == 20 and 0 < counts[1] < 20
+    assert "and the model 40 positions: leave by an empty line" in out
+    assert len(counts) == 3 and counts[-1] == 20
+
+
+def test_one_position_is_enough_to_be_told_so(tmp_path: Path, talk: Talk) -> None:
+    folder = hub_in(tmp_path / "hub", max_position_embeddings=1)
+    out = talk(folder, "a", "/text a")
+    assert out.count("the talk has 2 tokens and the model 1 positions") == 1
+    assert "max_new_tokens is 0" not in out and "tokens/s" not in out
+
+
+def test_narrow_weights_talk(tmp_path: Path, talk: Talk) -> None:
+    """As they are stored, and as asked for; a run's too."""
+    hub = hub_in(tmp_path / "hub", template=CHATML, precision="bf16")
+    run = run_small(small(text_in(tmp_path), "reason.steps=0"), tmp_path / "run")
+    export(run.path, to="hf", dtype="fp8", out=tmp_path / "fp8")
+    for path in (hub, run.path, tmp_path / "fp8"):
+        for dtype in (None, torch.float32, torch.bfloat16):
+            assert talk(path, "314159", "/text abc", dtype=dtype).count("tokens/s") == 2
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_talk(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, calls = hub_in(tmp_path / "hub", template=CHATML), list[list[int]]()
+
+    def stream(self: object, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        calls.append(list(prompt))
+        yield ord("a")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        yield ord("b")
+
+    monkeypatch.setattr("benthic.engine.engine.Engine.stream", stream)
+    out = talk(folder, "first", "second")
+    assert "a   stopped" in out and "ab   2 tokens" in out
+    assert calls[1] == calls[0][:2] + calls[1][2:] and len(calls[1]) < len(calls[0]) + 10
+
+
+@pytest.mark.parametrize("of", ["run", "export"])
+def test_thinking_is_dim_in_a_terminal(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """A run and its export look alike; the history holds the thought in its tags."""
+    run = run_small(small(text_in(tmp_path), "reason.steps=0"), tmp_path / "run")
+    export(run.path, to="hf", dtype="fp32", out=tmp_path / "export")
+    v, prompts = BYTES, list[list[int]]()
+
+    def stream(self: object, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        prompts.append(list(prompt))
+        yield from v.completion("12", "2")
+
+    monkeypatch.setattr("benthic.engine.engine.Engine.stream", stream)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    out = talk(tmp_path / of, "11", "22")
+    dim, bold, plain = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+    told = f"{dim}<think>{plain}{dim}1{plain}{dim}2{plain}{dim}</think>{plain}{bold}2{plain}"
+    assert out.count(told) == 2
+    first, second = v.prompt("11".ljust(16)), v.prompt("22".ljust(16))
+    after = second if of == "run" else [*first, *v.encode("2"), v.eos, *second[1:]]
+    assert prompts == [first, after]
+
+
+@pytest.mark.parametrize("of", ["run", "hub"])
+def test_more_than_the_memory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    if of == "run":
+        run_small(small(text_in(tmp_path), "reason.steps=0"), tmp_path / of)
+    else:
+        hub_in(tmp_path / of)
+    monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 1 << 10)
+    with pytest.raises(MemoryNeeded, match=r"GiB and 0\.0 GiB of memory are free on cpu"):
+        chat(tmp_path / of, temperature=0.0, seed=0)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 101.0, float("nan")])
+def test_a_temperature_is_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ValueError, match="give a number from 0 to 100"):
+        chat(hub_in(tmp_path / "hub"), temperature=temperature, seed=0)

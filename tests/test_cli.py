@@ -93,7 +93,7 @@ def test_a_mistyped_command_is_told_so(words: list[str]) -> None:
         (["run", "--tasks", "bad.jsonl"], "bad.jsonl line 1 is not JSON"),
         (["run", "--out", "nothing.txt"], "nothing.txt/laptop cannot be written"),
         (["chat", "nowhere"], "nowhere is neither a run's folder"),
-        (["chat", "empty"], "empty is not a run's folder"),
+        (["chat", "empty"], "empty is neither a run's folder nor a checkpoint of the Hub"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: Path, words: list[str], part: str) -> None:

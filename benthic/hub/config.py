@@ -291,7 +291,7 @@ def _kinds(owner: type) -> dict[str, type]:
 
 
 _KINDS, _ROPE_KINDS = _kinds(ModelConfig), _kinds(RopeScaling)
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a short string"}
 
 
 def _typed(key: str, value: Any, kinds: Mapping[str, type] = _KINDS, at: str = "") -> Any:
@@ -300,7 +300,11 @@ def _typed(key: str, value: Any, kinds: Mapping[str, type] = _KINDS, at: str = "
         value = value[0]
     kind = kinds[key]
     right = type(value) is kind or (kind is float and type(value) is int)
-    if not right or (kind is float and not abs(value) < 1e300):
+    if right and kind is float:
+        right = abs(value) < 1e300  # neither NaN nor more than a float holds
+    elif right and kind is str:
+        right = len(value) <= 80
+    if not right:
         raise ValueError(f"{at}{key} is {shown(value)}: it must be {_WORDS[kind]}")
     return kind(value)
 

@@ -150,11 +150,11 @@ def fitted(config: ModelConfig, fp8: Fp8Format | None, checkpoint: Checkpoint) -
         _check(shard, name, entry, shape, _PLAIN + ("F8_E4M3",) * in_fp8(name))
         if entry.dtype == "F8_E4M3":
             _check_scale(checkpoint, name, shape, fp8)
-    for name, (shard, _) in held.items():
+    for name, (shard, entry) in held.items():
         if name in wanted or name.endswith(".rotary_emb.inv_freq"):
             continue
         if config.tie_word_embeddings and name == HEAD:
-            _check(shard, name, held[name][1], wanted[EMBEDDING], _PLAIN)
+            _check(shard, name, entry, wanted[EMBEDDING], _PLAIN)
             continue
         weight = name.removesuffix(SCALE)
         scaled = weight in wanted and weight in held and held[weight][1].dtype == "F8_E4M3"

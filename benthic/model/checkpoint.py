@@ -7,24 +7,28 @@ or device differ, through a few MB of scratch, so that memory peaks at the desti
 is looked at while it is warm: a NaN or Inf is an error. Nothing is unpickled or imported.
 """
 
-import math
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from benthic.hub.config import Fp8Format, read_config
 from benthic.hub.files import HubError
-from benthic.hub.layout import SCALE, fitted, is_copy
+from benthic.hub.layout import EMBEDDING, HEAD, SCALE, fitted, is_copy
 from benthic.hub.safetensors import Checkpoint, Entry, Shard, open_checkpoint, open_shard
 from benthic.model.config import ModelConfig
-from benthic.model.fp8 import dequantise_into, to_fp8
+from benthic.model.fp8 import SCALE_MAX, dequantise_into, to_fp8
 from benthic.model.transformer import LanguageModel
 
-CHUNK = 2 << 20  # bytes read at a time: in the cache when they are looked at
+CHUNK = 1 << 20  # bytes read at a time: in the cache when they are looked at
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,6 +37,15 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E8M0": torch.float8_e8m0fnu,
 }
+_INFINITY = {
+    torch.float64: 0x7FF << 52,
+    torch.float32: 0xFF << 23,
+    torch.float16: 0x1F << 10,
+    torch.bfloat16: 0xFF << 7,
+    torch.float8_e4m3fn: 0x7F,
+}
+"""the bits of the first pattern that is no finite number, without the sign"""
+_AGAIN = "fetch the file again, or ask its author for a sound one"
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def empty_model(
 ) -> LanguageModel:
     """A model whose weights are allocated and not yet set; router biases are fp32 in any case."""
     device = torch.device(device)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         model = LanguageModel(config)
         if fp8:
             to_fp8(model, block=fp8.block)
@@ -98,10 +111,26 @@ def empty_model(
                 router.e_score_correction_bias = router.e_score_correction_bias.float()
     held = [*model.parameters(), *model.buffers()]
     check_memory(sum(t.nbytes for t in held), device)
-    model.to_empty(device=device)
+    # As `to_empty` does, which on the way from meta imports a compiler.
+    model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
     cos, sin = model.tables()
     model.cos, model.sin = cos.to(device), sin.to(device)
     return model
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Modules stay as they are allocated; on meta, their initialisation imports a compiler."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        sets = getattr(func, "__module__", "") == nn.init.__name__
+        return kwargs["tensor"] if sets else func(*args, **kwargs)
 
 
 class MemoryNeeded(ValueError):
@@ -125,8 +154,12 @@ def _free_memory() -> int:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        for line in (group / "memory.stat").read_text().splitlines():
+            if line.startswith(("active_file ", "inactive_file ")):  # gives way, as in MemAvailable
+                used -= int(line.split()[1])
         if limit != "max":
             free = min(free, max(0, int(limit) - used))
     except (OSError, ValueError):
@@ -161,37 +194,45 @@ def hub_tensors(model: LanguageModel) -> dict[str, Tensor]:
 def fill(model: LanguageModel, source: Source) -> None:
     """Read every weight of the source into the model; HubError names file and tensor."""
     held, targets = source.checkpoint.entries, hub_tensors(model)
-    files = {shard.path: open_shard(shard) for shard in source.checkpoint.shards}
-    block = source.fp8.block if source.fp8 else (1, 1)
-
-    def read(name: str) -> None:
-        target, (shard, entry) = targets[name], held[name]
-        reader = _Reader(files[shard.path].fileno(), shard, name, entry)
-        if entry.dtype == "F8_E4M3" and target.dtype != torch.float8_e4m3fn:
-            shard, entry = held[name + SCALE]
-            scale = torch.empty(entry.shape, dtype=torch.float32)
-            _Reader(files[shard.path].fileno(), shard, name + SCALE, entry).into(scale)
-            reader.widen(target, scale, block)
-        elif target.dtype == torch.float8_e4m3fn and entry.dtype != "F8_E4M3":
+    for name, target in targets.items():
+        if target.dtype == torch.float8_e4m3fn and held[name][1].dtype != "F8_E4M3":
             raise HubError(
-                f"{shard.path} holds {name} in {entry.dtype} and other weights in F8_E4M3: "
-                "import it widened, without keeping FP8"
+                f"{held[name][0].path} holds {name} in {held[name][1].dtype}, and config.json says "
+                "FP8: import it widened, without keeping FP8"
             )
-        else:
-            reader.into(target)
+    names = [name for name in targets if not is_copy(name)]
+    names.sort(key=lambda name: (str(held[name][0].path), held[name][1].start))
+    block = source.fp8.block if source.fp8 else (1, 1)
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        shards = source.checkpoint.shards
+        files = {s.path: stack.enter_context(open_shard(s)).fileno() for s in shards}
 
-    try:
-        # One thread a core: a read releases the interpreter, and each tensor has its own memory.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            names = sorted(
-                (n for n in targets if not is_copy(n)),
-                key=lambda n: (str(held[n][0].path), held[n][1].start),
-            )
-            for _ in pool.map(read, names):
-                pass
-    finally:
-        for file in files.values():
-            file.close()
+        def reader(name: str) -> _Reader:
+            shard, entry = held[name]
+            return _Reader(files[shard.path], shard, name, entry)
+
+        def read(name: str) -> None:
+            target = targets[name]
+            if held[name][1].dtype == "F8_E4M3" and target.dtype != torch.float8_e4m3fn:
+                scale = torch.empty(held[name + SCALE][1].shape)
+                reader(name + SCALE).into(scale)
+                reader(name).widen(target, scale, block)
+            else:
+                reader(name).into(target)
+
+        try:
+            # One thread a core: a read releases the interpreter, and each tensor has its own
+            # memory. Torch's threads below these would only wait for one another.
+            with ThreadPoolExecutor(
+                min(8, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                for _ in pool.map(read, names):
+                    pass
+        finally:
+            torch.set_num_threads(threads)
+        if model.config.tie_word_embeddings and HEAD in held:
+            reader(HEAD).check_same(targets[EMBEDDING])
 
 
 @dataclass(frozen=True)
@@ -211,22 +252,34 @@ class _Reader:
             part = target[rows]
             read = part if direct else torch.empty(part.shape, dtype=stored)
             self._read(read, rows.start)
-            self._check(read)
             if not direct:
-                part.copy_(read)
+                part.copy_(self._converted(read, part.dtype))
+        if self.name.endswith(SCALE) and not ((target > 0) & (target <= SCALE_MAX)).all():
+            raise self._fault(f"a scale that is not positive and at most {SCALE_MAX:g}")
 
     def widen(self, target: Tensor, scale: Tensor, block: tuple[int, int]) -> None:
         """Read FP8 codes and write their numbers to `target`, some rows of blocks at a time."""
         for rows in self._chunks(block[0]):
-            codes = torch.empty(target[rows].shape, dtype=torch.float8_e4m3fn)
+            part = target[rows]
+            codes = torch.empty(part.shape, dtype=torch.float8_e4m3fn)
             self._read(codes, rows.start)
-            self._check(codes)
             of_rows = scale[rows.start // block[0] : -(-rows.stop // block[0])]
-            there = target[rows]
-            if there.device.type == "cpu":
-                dequantise_into(there, codes, of_rows, block=block)
-            else:
-                there.copy_(_widened(codes, of_rows, there.dtype, block))
+            there = part if part.device.type == "cpu" else torch.empty(part.shape, dtype=part.dtype)
+            dequantise_into(there, codes, of_rows, block=block)
+            self._check_reach(there)
+            if there is not part:
+                part.copy_(there)
+
+    def check_same(self, target: Tensor) -> None:
+        """Refuse a tied head that is not the embedding: programs disagree which of them counts."""
+        for rows in self._chunks(1):
+            read = torch.empty(target[rows].shape, dtype=DTYPES[self.entry.dtype])
+            self._read(read, rows.start)
+            if not torch.equal(self._converted(read, target.dtype), target[rows].cpu()):
+                raise HubError(
+                    f"{self.shard.path} holds {self.name}, which is not {EMBEDDING} though "
+                    "config.json ties them: set tie_word_embeddings to false, or remove the tensor"
+                )
 
     def _chunks(self, multiple: int) -> list[slice]:
         rows = self.entry.shape[0]
@@ -235,45 +288,51 @@ class _Reader:
         return [slice(first, min(first + each, rows)) for first in range(0, rows, each)]
 
     def _read(self, part: Tensor, row: int) -> None:
+        """Rows from `row` on, checked to be finite."""
         width = self.entry.nbytes // self.entry.shape[0]
         at, view = self.entry.start + row * width, _bytes_of(part)
         while view:
-            count = os.preadv(self.handle, [view], at)
+            try:
+                count = os.preadv(self.handle, [view], at)
+            except OSError as error:
+                raise HubError(
+                    f"{self.shard.path} cannot be read ({error.strerror}): check its disk"
+                ) from None
             if not count:
                 raise HubError(
                     f"{self.shard.path} ended inside {self.name} while it was read, at byte {at}: "
                     "wait for what writes it, and try again"
                 )
             at, view = at + count, view[count:]
+        if not all_finite(part):
+            raise self._fault("a NaN or an infinity")
 
-    def _check(self, read: Tensor) -> None:
-        """All finite; scales positive too."""
-        if read.dtype in (torch.float8_e4m3fn, torch.float8_e8m0fnu):
-            bytes_ = read.view(torch.uint8)
-            if read.dtype == torch.float8_e4m3fn:
-                bytes_ = bytes_ & 0x7F
-                bad = bool((bytes_ == 0x7F).any())
-            else:
-                bad = bool((bytes_ == 0xFF).any())
-        else:
-            low, high = (float(x) for x in torch.aminmax(read))
-            bad = not (math.isfinite(low) and math.isfinite(high))
-            if self.name.endswith(SCALE) and not bad and low <= 0:
-                raise HubError(
-                    f"{self.shard.path} holds {self.name} with a scale of {low:g}, and scales are "
-                    "positive: fetch the file again, or ask its author for a sound one"
-                )
-        if bad:
+    def _converted(self, read: Tensor, dtype: torch.dtype) -> Tensor:
+        out = read.to(dtype)
+        if torch.finfo(dtype).max < torch.finfo(read.dtype).max:
+            self._check_reach(out)
+        return out
+
+    def _check_reach(self, out: Tensor) -> None:
+        if not all_finite(out):
             raise HubError(
-                f"{self.shard.path} holds {self.name} with a NaN or an infinity in it, and finite "
-                "numbers are expected: fetch the file again, or ask its author for a sound one"
+                f"{self.shard.path} holds {self.name} with a number beyond the {out.dtype} it "
+                "should become: import it in a dtype that reaches further"
             )
 
+    def _fault(self, found: str) -> HubError:
+        return HubError(f"{self.shard.path} holds {self.name} with {found} in it: {_AGAIN}")
 
-def _widened(codes: Tensor, scale: Tensor, dtype: torch.dtype, block: tuple[int, int]) -> Tensor:
-    out = torch.empty(codes.shape, dtype=dtype)
-    dequantise_into(out, codes, scale, block=block)
-    return out
+
+def all_finite(x: Tensor) -> bool:
+    """Whether a contiguous CPU tensor holds finite numbers only, in any dtype of a checkpoint."""
+    whole = np.frombuffer(_bytes_of(x), f"u{x.itemsize}")
+    if x.dtype == torch.float8_e8m0fnu:
+        return bool(whole.max() < 0xFF)
+    # As integers, what is not finite lies above all else: with a sign as unsigned ones, without
+    # as signed ones. Maxima of integers run at the memory's pace, and in this thread.
+    first, sign = _INFINITY[x.dtype], 1 << (8 * x.itemsize - 1)
+    return bool(whole.view(f"i{x.itemsize}").max() < first and whole.max() < sign | first)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

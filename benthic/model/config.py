@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 DENSE = ("llama", "qwen2", "qwen3")
-_WIDEST, _DEEPEST = 1 << 24, 4096  # a shape beyond these is a mistake, or an attack on the memory
+# A shape beyond these is a mistake, or an attack on the memory: Kimi-K2 has 23,040 experts in all.
+_WIDEST, _DEEPEST, _MOST_EXPERTS = 1 << 24, 4096, 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class RopeScaling:
     """llama3: wavelengths below trained length / this are left alone"""
 
     def __post_init__(self) -> None:
+        if self.rope_type not in _ROPE_KEYS:
+            raise ValueError(
+                f"rope_scaling.rope_type is {self.rope_type!r}: choose from {', '.join(_ROPE_KEYS)}"
+            )
         defaults = {f.name: f.default for f in fields(RopeScaling)}
         for name in defaults.keys() - _ROPE_KEYS[self.rope_type] - {"rope_type"}:
             object.__setattr__(self, name, defaults[name])
@@ -192,6 +197,8 @@ class ModelConfig:
             ("eos_token_id", -1, _WIDEST),
         ):
             _check_between(name, getattr(self, name), low, high)
+        if self.rope_scaling.rope_type == "yarn" and self.rope_theta == 1:
+            raise ValueError("rope_theta is 1: yarn needs frequencies that differ, so a larger one")
         if self.hidden_size % 4:
             raise ValueError(_rows_of_16_bytes("hidden_size", self.hidden_size))
         if self.latent:
@@ -267,10 +274,16 @@ class ModelConfig:
             _check_between(name, getattr(self, name), 1, 1 << 16)
         for name in ("n_group", "topk_group"):
             _check_between(name, getattr(self, name), 1, 1 << 16)
+        if self.num_hidden_layers * self.n_routed_experts > _MOST_EXPERTS:
+            raise ValueError(
+                f"num_hidden_layers = {self.num_hidden_layers} with n_routed_experts = "
+                f"{self.n_routed_experts} make more than {_MOST_EXPERTS} experts in all: lower one"
+            )
         _check_between("routed_scaling_factor", self.routed_scaling_factor, 0.0, 1e6)
         if self.moe_intermediate_size % 4:
             raise ValueError(_rows_of_16_bytes("moe_intermediate_size", self.moe_intermediate_size))
-        if (self.model_type == "deepseek_v3") != (self.topk_method == "noaux_tc"):
+        methods = ("noaux_tc",) if self.model_type == "deepseek_v3" else _V2_METHODS
+        if self.topk_method not in methods:
             raise ValueError(
                 f"topk_method is {self.topk_method!r}: deepseek_v3 selects by 'noaux_tc', "
                 "deepseek_v2 by 'greedy' or 'group_limited_greedy'"
@@ -364,6 +377,7 @@ class ModelConfig:
 
 
 _LATENT_WIDTHS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_V2_METHODS = ("greedy", "group_limited_greedy")
 _EXPERT_COUNTS = (
     *("moe_intermediate_size", "n_routed_experts", "n_shared_experts"),
     "num_experts_per_tok",

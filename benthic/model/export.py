@@ -7,6 +7,7 @@ them in FP8. Left out: what surrounds the weights (tokenizer, card), which `bent
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -21,13 +22,14 @@ from benthic.hub.files import INDEX
 from benthic.hub.layout import SCALE, in_fp8, layout
 from benthic.hub.safetensors import SINGLE
 from benthic.model.checkpoint import DTYPES, hub_tensors
-from benthic.model.fp8 import quantise
+from benthic.model.fp8 import BlockExperts, BlockLinear, quantise
 from benthic.model.transformer import LanguageModel
 
 Precision = Literal["fp32", "bf16", "fp8"]
 SHARD_BYTES = 5 * 10**9  # a shard's size on the Hub
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,21 @@ def export_hub(
     """Write config and weights into `folder`, which is made; programs load it as it is.
 
     A model that holds FP8 weights is written with them as they are under `precision` "fp8" and the
-    format they came in; other precisions need it imported widened (ValueError).
+    format they came in; other precisions and blocks need it imported widened (ValueError). An
+    earlier checkpoint in the folder goes; the config comes last, and with it the folder is whole.
     """
-    stored = any(p.dtype == torch.float8_e4m3fn for p in model.parameters())
-    if stored and precision != "fp8":
-        raise ValueError("the model keeps its weights in FP8: import it widened to export it so")
+    blocks = {m.block for m in model.modules() if isinstance(m, BlockLinear | BlockExperts)}
+    stored = bool(blocks)
     if precision == "fp8":
         fp8 = fp8 or Fp8Format()
+    if stored and (fp8 is None or precision != "fp8" or blocks != {fp8.block}):
+        found = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(blocks))
+        raise ValueError(
+            f"the model keeps its weights in FP8 with blocks of {found}: export it in that format, "
+            "or import it widened"
+        )
     folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     plan = _plan(model, precision, fp8)
     shards = _shards(plan, shard_bytes)
     views = hub_tensors(model)
@@ -95,16 +104,34 @@ def _plan(model: LanguageModel, precision: Precision, fp8: Fp8Format | None) -> 
 
 
 def _shards(plan: list[_Written], limit: int) -> list[list[_Written]]:
-    """In order, none above the limit unless a single tensor is; a scale stays with its weight."""
+    """In order, none above the limit unless a single weight is; a scale stays with its weight."""
+    weights: list[list[_Written]] = []
+    for tensor in plan:
+        if tensor.name.endswith(SCALE):
+            weights[-1].append(tensor)
+        else:
+            weights.append([tensor])
     shards: list[list[_Written]] = [[]]
     size = 0
-    for tensor in plan:
-        if size + tensor.nbytes > limit and shards[-1] and not tensor.name.endswith(SCALE):
+    for weight in weights:
+        needed = sum(tensor.nbytes for tensor in weight)
+        if size + needed > limit and shards[-1]:
             shards.append([])
             size = 0
-        shards[-1].append(tensor)
-        size += tensor.nbytes
+        shards[-1] += weight
+        size += needed
     return shards
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier export left, which programs would read beside or before the new one.
+
+    A link is removed, never written through: it may lead into the cache of downloads.
+    """
+    names = {"config.json", "generation_config.json", INDEX, SINGLE}
+    for path in sorted(folder.iterdir()):  # the config first
+        if path.name in names or _SHARD.fullmatch(path.name):
+            path.unlink()
 
 
 def _write_shard(

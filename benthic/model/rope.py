@@ -22,6 +22,8 @@ def rope_tables(
     length: int, rope_dim: int, theta: float, scaling: RopeScaling = PLAIN
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine, fp32 [length, rope_dim / 2], times `scaling.turn_factor`."""
+    if torch.get_default_device().type == "meta":  # where arithmetic imports a compiler
+        return torch.empty(length, rope_dim // 2), torch.empty(length, rope_dim // 2)
     angle = torch.arange(length).float()[:, None] * frequencies(rope_dim, theta, scaling)
     return angle.cos() * scaling.turn_factor, angle.sin() * scaling.turn_factor
 
@@ -108,10 +110,8 @@ def frequency_reference(pair: int, rope_dim: int, theta: float, scaling: RopeSca
     first, last = pair_turning(scaling.beta_fast), pair_turning(scaling.beta_slow)
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
+    # Where all pairs lie on one side the ends cross, and what should be left alone is stretched, or
+    # the other way round: so in every program that the released weights run in, so here.
     first, last = max(first, 0), min(last, rope_dim - 1)
-    if pair <= first:
-        return plain
-    if pair >= last:
-        return plain / scaling.factor
-    stretched = (pair - first) / (last - first)
+    stretched = min(max((pair - first) / (last - first or 0.001), 0.0), 1.0)
     return (1 - stretched) * plain + stretched * plain / scaling.factor

@@ -1,0 +1,381 @@
+"""Exported GGUF files in llama.cpp: the same ids for text, the same tokens from greedy decoding.
+
+Claims: text has the same ids in llama.cpp, in every vocabulary that is exported; of each family, a
+model exported in fp32 yields the same greedy tokens wherever the best two logits are further apart
+than twice the bound, 2e-5 of the logits' spread (largest minus smallest); and no logit differs by
+more than the bound. Each model is trained for a hundred steps on the Python standard library, so
+that its logits are peaked. Both sides are given Benthic's tokens, one at a time behind a prompt, so
+that after a tie they go on together; the third side is Benthic in fp64, its angles in fp64 too.
+
+llama.cpp comes with the package llama-cpp-python, which is built for minutes and may live in a
+virtual environment of its own. It runs on one thread, its cache in fp32, flash attention off.
+
+    python benchmarks/llama_cpp.py --python PATH_TO_A_PYTHON_WITH_LLAMA_CPP
+"""
+
+import argparse
+import copy
+import inspect
+import json
+import random
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import regex
+import torch
+from machine import heading
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+
+from benthic.data.hub_tokenizer import HubTokenizer, byte_tokenizer, load_tokenizer, train_bpe
+from benthic.data.text import load_corpus
+from benthic.data.tiktoken import BYTE_CHARS
+from benthic.data.tokenizer import SPECIALS, VOCABULARY
+from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.gguf import SPLITTINGS, export_gguf
+from benthic.model.rope import frequency_reference
+from benthic.model.transformer import LanguageModel, initialise
+
+IDS, STEPS, ROWS, LENGTH = 4096, 100, 8, 96
+PROMPTS, PROMPT, NEW = 32, 48, 64
+STRINGS = 1000
+BOUND = 2e-5
+
+COMMON: dict[str, Any] = {
+    "vocab_size": IDS,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.05,
+    "bos_token_id": IDS - len(SPECIALS),
+    "eos_token_id": IDS - len(SPECIALS) + 1,
+}
+LATENT: dict[str, Any] = {
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+}
+YARN = RopeScaling(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {**LATENT, "q_lora_rank": 64, "n_group": 4, "topk_group": 2},
+    "deepseek_v2": {
+        **LATENT,
+        "model_type": "deepseek_v2",
+        "q_lora_rank": None,
+        "hidden_size": 64,
+        "num_hidden_layers": 27,  # V2-Lite's, where llama.cpp expects no query latent
+        "topk_method": "greedy",
+        "norm_topk_prob": False,
+        "n_shared_experts": 2,
+        "num_nextn_predict_layers": 0,
+        "rope_scaling": RopeScaling(
+            rope_type="yarn",
+            factor=8.0,
+            original_max_position_embeddings=32,
+            mscale=0.707,
+            mscale_all_dim=0.707,
+        ),
+    },
+    "llama": {
+        "num_key_value_heads": 2,
+        "rope_scaling": RopeScaling(
+            rope_type="llama3", factor=8.0, original_max_position_embeddings=32
+        ),
+    },
+    "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 48, "rope_scaling": YARN},
+}
+
+
+def llama_cpp_side() -> None:
+    """Runs in the other Python: reads a job, writes ids of strings and logits of sequences."""
+    import json
+    import sys
+
+    import llama_cpp
+    import numpy as np
+
+    with open(sys.argv[1]) as file:
+        job = json.load(file)
+    sequences = job["sequences"]
+    model = llama_cpp.Llama(
+        job["gguf"],
+        vocab_only=not sequences,
+        n_ctx=len(sequences[0]) if sequences else 8,
+        n_threads=1,
+        n_threads_batch=1,
+        logits_all=True,
+        type_k=0,  # fp32
+        type_v=0,
+        flash_attn=False,
+        verbose=False,
+    )
+    ids = [
+        [model.tokenize(s.encode(), add_bos=False, special=special) for s in job["strings"]]
+        for special in (False, True)
+    ]
+    out = []
+    for sequence in sequences:
+        model.reset()
+        model.eval(sequence[: job["prompt"]])
+        for token in sequence[job["prompt"] : -1]:
+            model.eval([token])
+        out.append(np.array(model.scores[job["prompt"] - 1 : model.n_tokens], dtype=np.float32))
+    np.save(job["out"], np.array(out, dtype=np.float32))
+    print(json.dumps({"ids": ids, "version": llama_cpp.__version__}))
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """The other program, behind its own Python."""
+
+    python: str
+
+    def run(
+        self, gguf: Path, *, strings: Sequence[str] = (), sequences: Sequence[list[int]] = ()
+    ) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        """Ids of each string, without and with control tokens; logits [rows, new, V]."""
+        out = gguf.with_suffix(".npy")
+        job = {"gguf": str(gguf), "strings": [*strings], "sequences": [*sequences]}
+        place = gguf.with_suffix(".json")
+        place.write_text(json.dumps(job | {"prompt": PROMPT, "out": str(out)}))
+        # -P: this file has the name of the package that is to be imported.
+        source = f"{inspect.getsource(llama_cpp_side)}\nllama_cpp_side()"
+        command = [self.python, "-P", "-c", source, str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"llama.cpp failed on {gguf.name}:\n{done.stderr}")
+        return json.loads(done.stdout.splitlines()[-1]), np.load(out)
+
+
+def strings_of(text: str, seed: int, count: int = STRINGS) -> list[str]:
+    """Slices of text, runs of space, numbers, scripts, emoji, stray and unassigned characters."""
+    draw = random.Random(seed)
+    ranges = [(0x20, 0x7E), (0xA0, 0x17F), (0x370, 0x52F), (0x590, 0x6FF), (0x900, 0x97F)]
+    ranges += [
+        (0xE00, 0xE7F),
+        (0x1E00, 0x1FFF),
+        (0x2000, 0x206F),
+        (0x2190, 0x27BF),
+        (0x3000, 0x30FF),
+    ]
+    ranges += [(0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF)]
+    ranges += [(0x0, 0x1F), (0x80, 0x9F), (0xE000, 0xE010), (0x10000, 0x104FF), (0x300, 0x36F)]
+
+    def letters(size: int) -> str:
+        low, high = draw.choice(ranges)
+        return "".join(chr(draw.randint(low, high)) for _ in range(size))
+
+    parts: list[Callable[[], str]] = [
+        lambda: text[(at := draw.randrange(len(text) - 80)) : at + draw.randint(1, 80)],
+        lambda: "".join(
+            draw.choices(" \t\n\r\u00a0\u3000\x0b\x0c\u2028\x85", k=draw.randint(1, 9))
+        ),
+        lambda: " " * draw.randint(1, 12),
+        lambda: str(draw.randrange(10 ** draw.randint(1, 12))),
+        lambda: draw.choice(["'s", "'LL", "'Re", "don't", "\u2019s", "I'M", "'", "''"]),
+        lambda: draw.choice([*SPECIALS, "<think", "<|im_end|>", "[PAD1]", "</s>"]),
+        lambda: letters(draw.randint(1, 12)),
+        lambda: letters(1),
+    ]
+    return ["".join(draw.choice(parts)() for _ in range(draw.randint(1, 8))) for _ in range(count)]
+
+
+def cut_as(patterns: Sequence[str], whole: bool, texts: list[str], folder: Path) -> HubTokenizer:
+    """A byte-level BPE trained on texts cut by these patterns, by way of a tokenizer.json."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=whole))
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=IDS - len(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([*SPECIALS])
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": SPECIALS[0], "eos_token": SPECIALS[1]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return load_tokenizer(folder)
+
+
+def read_again(tokenizer: HubTokenizer, patterns: Sequence[str], text: str) -> list[int]:
+    """Ids by a third reading of the patterns, that of the package `regex`."""
+    pieces = [text]
+    for pattern in patterns:
+        cut = regex.compile(f"(?V1)({pattern})")
+        pieces = [part for piece in pieces for part in cut.split(piece) if part]
+    spelled = ["".join(BYTE_CHARS[b] for b in piece.encode()) for piece in pieces]
+    return [t.id for piece in spelled for t in tokenizer.plain.model.tokenize(piece)]
+
+
+def compare_ids(
+    name: str,
+    tokenizer: HubTokenizer,
+    patterns: Sequence[str],
+    strings: list[str],
+    peer: LlamaCpp,
+    folder: Path,
+) -> None:
+    """Print how many strings have other ids; where text differs, whom a third reading supports."""
+    gguf = folder / f"{name}.gguf"
+    narrow = ModelConfig(
+        model_type="llama",
+        vocab_size=max(tokenizer.size, VOCABULARY),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=8,
+    )
+    export_gguf(LanguageModel(narrow), tokenizer, gguf, precision="f32")
+    answer, _ = peer.run(gguf, strings=strings)
+    plain, marked = (
+        [(s, encode(s), ids) for s, ids in zip(strings, theirs, strict=True)]
+        for encode, theirs in zip(
+            (tokenizer.encode, tokenizer.encode_with_specials), answer["ids"], strict=True
+        )
+    )
+    differ = [case for case in plain if case[1] != case[2]]
+    print(
+        f"{name:12} {len(strings)} strings, {sum(len(ours) for _, ours, _ in plain)} ids: "
+        f"{len(differ)} strings differ; with control tokens "
+        f"{sum(ours != theirs for _, ours, theirs in marked)}"
+    )
+    if differ:
+        third = [read_again(tokenizer, patterns, s) for s, _, _ in differ]
+        with_ours, with_theirs = (
+            sum(ids == case[side] for ids, case in zip(third, differ, strict=True))
+            for side in (1, 2)
+        )
+        print(
+            f"{'':12} a third reading of them has benthic's ids {with_ours} times, llama.cpp's "
+            f"{with_theirs} times; the shortest: {min((s for s, _, _ in differ), key=len)!a}"
+        )
+
+
+def trained(config: ModelConfig, tokens: Tensor) -> LanguageModel:
+    """Some steps of AdamW on the next token, enough for peaked logits."""
+    model = LanguageModel(config)
+    generator = torch.Generator().manual_seed(0)
+    initialise(model, generator)
+    with torch.no_grad():
+        for router in model.routers:
+            if router.e_score_correction_bias is not None:
+                router.e_score_correction_bias.normal_(0.0, 0.05, generator=generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 10)
+        at = torch.randint(len(tokens) - LENGTH, (ROWS,), generator=generator)
+        rows = torch.stack([tokens[a : a + LENGTH] for a in at.tolist()])
+        logits = model.lm_head(model(rows[:, :-1]))
+        loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    print(f"# {config.model_type}: loss {loss.item():.2f} after {STEPS} steps")
+    return model.eval()
+
+
+@torch.inference_mode()
+def greedy(model: LanguageModel, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequences [rows, prompt + new] and the logits [rows, new, V] that chose, as served."""
+    c = model.config
+    rows, end = len(prompts), PROMPT + NEW
+    cache = torch.zeros(c.num_hidden_layers, rows, end, c.cache_width)
+    logits = [model.lm_head(model(prompts, cache=cache)[:, -1])]
+    tokens = [prompts, logits[0].argmax(-1, keepdim=True)]
+    for at in range(PROMPT, end - 1):
+        mask = torch.zeros(1, at + 1)
+        logits.append(model.decode(tokens[-1][:, 0], torch.tensor([at]), cache, mask))
+        tokens.append(logits[-1].argmax(-1, keepdim=True))
+    return torch.cat(tokens, dim=1), torch.stack(logits, dim=1)
+
+
+@torch.inference_mode()
+def in_fp64(model: LanguageModel, sequences: Tensor) -> Tensor:
+    """The same logits from whole sequences, weights widened, angles computed in fp64."""
+    c = model.config
+    exact = copy.deepcopy(model).double()
+    pairs = range(c.rotary_dim // 2)
+    turns = [frequency_reference(i, c.rotary_dim, c.rope_theta, c.rope_scaling) for i in pairs]
+    angle = torch.arange(c.max_position_embeddings).double()[:, None] * torch.tensor(turns).double()
+    factor = c.rope_scaling.turn_factor
+    exact.cos, exact.sin = angle.cos() * factor, angle.sin() * factor
+    return exact.lm_head(exact(sequences[:, :-1])[:, PROMPT - 1 :])
+
+
+def compare_logits(model: LanguageModel, prompts: Tensor, gguf: Path, peer: LlamaCpp) -> bool:
+    """Print agreement of greedy tokens and distances as shares of the spread; whether all hold."""
+    sequences, ours = greedy(model, prompts)
+    _, answer = peer.run(gguf, sequences=sequences.tolist())
+    theirs, exact = torch.from_numpy(answer), in_fp64(model, sequences)
+    spread = (ours.amax(-1) - ours.amin(-1)).double()
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        return float(((a.double() - b.double()).abs().amax(-1) / spread).max())
+
+    best = ours.topk(2, dim=-1).values.double()
+    tie = (best[..., 0] - best[..., 1]) <= 2 * BOUND * spread
+    differ = ours.argmax(-1) != theirs.argmax(-1)
+    wrong, apart = int((differ & ~tie).sum()), distance(ours, theirs)
+    print(
+        f"{model.config.model_type:14} {int((~tie).sum())} tokens compared, {wrong} disagreements, "
+        f"{int(tie.sum())} ties ({int((differ & tie).sum())} fell otherwise); largest logit "
+        f"difference {apart:.1e} of the spread (bound {BOUND:.0e}; spread {spread.min():.1f} to "
+        f"{spread.max():.1f}); from fp64: benthic {distance(ours, exact):.1e}, "
+        f"llama.cpp {distance(theirs, exact):.1e}"
+    )
+    return wrong == 0 and apart <= BOUND
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--python", required=True, help="a Python that has llama_cpp")
+    peer = LlamaCpp(parser.parse_args().python)
+    heading("gguf", "tokenizers")
+    torch.set_num_threads(1)
+    corpus = load_corpus()
+    text, held_out = (
+        bytes(b for b in side[: 1 << 21].tolist() if b < 256).decode(errors="ignore")
+        for side in (corpus.train, corpus.held_out)
+    )
+    texts = [text[: 1 << 20], *strings_of(text, seed=1)]
+    bpe = train_bpe(texts, IDS, SPECIALS)
+    strings = strings_of(held_out, seed=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        compare_ids("bytes", byte_tokenizer(SPECIALS, VOCABULARY), [], strings, peer, folder)
+        compare_ids("trained", bpe, [], strings, peer, folder)
+        for patterns, whole, name in SPLITTINGS:
+            tokenizer = cut_as(patterns, whole, texts, folder / name)
+            compare_ids(name, tokenizer, patterns, strings, peer, folder)
+        tokens = torch.tensor(bpe.encode(text[: 1 << 20]))
+        ids = torch.tensor(bpe.encode(held_out[: 1 << 17]))
+        prompts = ids[: PROMPTS * PROMPT].view(PROMPTS, PROMPT)
+        for name, shape in () or FAMILIES.items():
+            model = trained(ModelConfig(**COMMON | {"model_type": name} | shape), tokens)
+            export_gguf(model, bpe, folder / f"{name}.gguf", precision="f32")
+            compare_logits(model, prompts, folder / f"{name}.gguf", peer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,467 @@
+"""A model and its tokenizer as one file for llama.cpp: GGUF, written by the package `gguf`.
+
+Names, shapes and keys are those of llama.cpp's own converter. What its loader or its graphs would
+take otherwise than Benthic is refused before anything is written; both were read as they stand in
+llama-cpp-python 0.3.36 (src/models, llama-context.cpp, llama-vocab.cpp, unicode.cpp). A few rows
+are converted at a time. Norms, biases and routers stay fp32 in every precision.
+
+Left out: multi-token prediction, which the converter drops too, FP8, K-quants, and vocabularies
+that are not byte-level.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benthic.data.hub_tokenizer import HubTokenizer
+from benthic.data.tiktoken import BYTE_CHARS, KIMI_PATTERN
+from benthic.durable import flush_folder
+from benthic.hub.files import shown
+from benthic.model.checkpoint import hub_tensors
+from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.rope import frequencies
+from benthic.model.transformer import LanguageModel
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+Precision = Literal["f32", "bf16", "q8_0"]
+CHUNK = 1 << 23  # numbers converted at a time
+_FILE_TYPES = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+_ROPE_FREQS = "rope_freqs.weight"
+_BARRED = "<[|\uff5c].+[|\uff5c]>"
+
+log = logging.getLogger(__name__)
+
+
+def export_gguf(
+    model: LanguageModel, tokenizer: HubTokenizer, path: Path, *, precision: Precision
+) -> None:
+    """Write `path`, which is whole or not there; ValueError if llama.cpp would run it otherwise."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise ValueError(
+            "GGUF files are written by the package gguf, which is not installed: "
+            "pip install 'benthic[gguf]'"
+        ) from error
+    for refusal in _refusals(model.config):
+        raise ValueError(refusal)
+    if any(p.dtype == torch.float8_e4m3fn for p in model.parameters()):
+        raise ValueError("the model keeps its weights in FP8: import it widened to export it so")
+    writer = gguf.GGUFWriter(None, _architecture(model.config))
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[precision]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_network(writer, model.config)
+    _add_vocabulary(writer, tokenizer, model.config)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        _write(writer, _plan(model, precision), partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def _architecture(c: ModelConfig) -> str:
+    return "deepseek2" if c.latent else c.model_type
+
+
+def _refusals(c: ModelConfig) -> Iterator[str]:
+    """Why llama.cpp would not run this network, or would run another."""
+    for key, limit in (("num_hidden_layers", 512), ("n_routed_experts", 1024)):
+        if getattr(c, key) > limit:
+            yield f"{key} is {getattr(c, key)}: llama.cpp takes up to {limit}, so have fewer"
+    if c.latent:
+        yield from _refusals_of_latent(c)
+    if c.model_type == "qwen2" and c.num_attention_heads * c.head_dim != c.hidden_size:
+        yield (
+            f"head_dim is {c.head_dim} and llama.cpp's qwen2 takes hidden_size / "
+            f"num_attention_heads for it, {c.hidden_size} / {c.num_attention_heads}: use qwen3"
+        )
+    if c.model_type == "qwen3" and c.attention_bias:
+        yield "attention_bias is set, and llama.cpp's qwen3 has no bias behind attention: unset it"
+    yield from _refusals_of_rope(c, c.rope_scaling)
+
+
+def _refusals_of_latent(c: ModelConfig) -> Iterator[str]:
+    layers = c.num_hidden_layers
+    without = layers in (26, 27) or (layers == 48 and c.vocab_size == 128256)
+    if without != (c.q_lora_rank is None):
+        yield (
+            f"q_lora_rank is {c.q_lora_rank} with num_hidden_layers = {layers}: llama.cpp takes a "
+            "model of 26 or 27 layers (or 48 and a vocab_size of 128256) for one without a query "
+            "latent, and any other for one with it; change the one or the other"
+        )
+    if c.latent_norm_eps != c.rms_norm_eps:
+        yield (
+            f"latent_norm_eps is {c.latent_norm_eps:g} and rms_norm_eps {c.rms_norm_eps:g}, and "
+            "llama.cpp has one for all norms: set latent_norm_eps in config.json to the other, if "
+            "the difference does not matter to you"
+        )
+    if c.topk_method == "group_limited_greedy" and c.topk_group < c.n_group:
+        yield (
+            f"topk_group is {c.topk_group} of n_group = {c.n_group} with deepseek_v2's scores, and "
+            "llama.cpp ranks a group by its best two experts, not by its best: train with "
+            "topk_method = 'greedy'"
+        )
+    if c.routed_scaling_factor == 0:
+        yield "routed_scaling_factor is 0, which llama.cpp takes for 1: set it above 0"
+
+
+def _refusals_of_rope(c: ModelConfig, s: RopeScaling) -> Iterator[str]:
+    if s.rope_type == "llama3" and c.model_type != "llama":
+        yield f"rope_scaling.type is llama3, which llama.cpp reads for llama, not {c.model_type}"
+    if s.rope_type == "linear" and c.latent:
+        yield "rope_scaling.type is linear, for which llama.cpp's deepseek2 scales scores: use yarn"
+    if s.rope_type != "yarn":
+        return
+    for key, usual in (("beta_fast", 32), ("beta_slow", 1)):
+        if (value := getattr(s, key)) != usual:
+            yield (
+                f"rope_scaling.{key} is {value:g}, and llama.cpp does not read it from the file: "
+                f"set it to {usual} in config.json, and start llama.cpp with "
+                f"--yarn-{key.replace('_', '-')} {value:g}"
+            )
+    if not s.truncate:
+        yield "rope_scaling.truncate is false, and llama.cpp always truncates: train with it set"
+    if c.latent and (s.turn_factor != 1 or not s.mscale_all_dim or s.factor < 1):
+        yield (
+            f"rope_scaling has mscale = {s.mscale:g}, mscale_all_dim = {s.mscale_all_dim:g} and "
+            f"factor = {s.factor:g}: llama.cpp's deepseek2 needs equal mscales above 0, no "
+            "attention_factor and a factor of at least 1"
+        )
+
+
+def _add_network(w: "GGUFWriter", c: ModelConfig) -> None:
+    w.add_vocab_size(c.vocab_size)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_block_count(c.num_hidden_layers)
+    w.add_head_count(c.num_attention_heads)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    w.add_rope_freq_base(c.rope_theta)
+    w.add_rope_dimension_count(c.rotary_dim)
+    if c.latent:
+        _add_latent(w, c)
+    else:
+        w.add_head_count_kv(c.num_key_value_heads)
+        w.add_key_length(c.head_dim)
+        w.add_value_length(c.head_dim)
+    _add_rope_scaling(w, c)
+
+
+def _add_latent(w: "GGUFWriter", c: ModelConfig) -> None:
+    """Attention as it is absorbed, with one head of keys and values; and the experts."""
+    from gguf import ExpertGatingFuncType
+
+    w.add_head_count_kv(1)
+    w.add_key_length(c.cache_width)
+    w.add_value_length(c.kv_lora_rank)
+    w.add_key_length_mla(c.qk_head_dim)
+    w.add_value_length_mla(c.v_head_dim)
+    w.add_kv_lora_rank(c.kv_lora_rank)
+    if c.q_lora_rank is not None:
+        w.add_q_lora_rank(c.q_lora_rank)
+    w.add_leading_dense_block_count(c.first_k_dense_replace)
+    w.add_expert_feed_forward_length(c.moe_intermediate_size)
+    w.add_expert_count(c.n_routed_experts)
+    w.add_expert_shared_count(c.n_shared_experts)
+    w.add_expert_used_count(c.num_experts_per_tok)
+    w.add_expert_weights_scale(c.routed_scaling_factor)
+    w.add_expert_weights_norm(c.norm_topk_prob)
+    name = "SIGMOID" if c.topk_method == "noaux_tc" else "SOFTMAX"
+    w.add_expert_gating_func(ExpertGatingFuncType[name])
+    if c.topk_group < c.n_group:  # which the loader asserts; otherwise all groups are open
+        w.add_expert_group_count(c.n_group)
+        w.add_expert_group_used_count(c.topk_group)
+
+
+def _add_rope_scaling(w: "GGUFWriter", c: ModelConfig) -> None:
+    """Linear and yarn; llama3's bands are a tensor."""
+    from gguf import RopeScalingType
+
+    s = c.rope_scaling
+    if s.rope_type not in ("linear", "yarn"):
+        return
+    w.add_rope_scaling_type(RopeScalingType(s.rope_type))
+    w.add_rope_scaling_factor(s.factor)
+    if s.rope_type == "linear":
+        return
+    w.add_rope_scaling_orig_ctx_len(s.original_max_position_embeddings)
+    w.add_rope_scaling_yarn_beta_fast(s.beta_fast)
+    w.add_rope_scaling_yarn_beta_slow(s.beta_slow)
+    if c.latent:
+        w.add_rope_scaling_yarn_log_mul(0.1 * s.mscale_all_dim)  # the loader divides by 0.1
+        return
+    usual = replace(s, mscale=0.0, mscale_all_dim=0.0, attention_factor=0.0).turn_factor
+    w.add_rope_scaling_attn_factors(s.turn_factor / usual)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One tensor of the file to be: the numbers of `parts`, one after the other, in rows."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: "GGMLQuantizationType"
+    parts: list[Tensor]
+
+
+def _plan(model: LanguageModel, precision: Precision) -> list[_Written]:
+    import gguf
+
+    kinds, c = gguf.GGMLQuantizationType, model.config
+    arch = gguf.MODEL_ARCH[_architecture(c).upper()]
+    names = gguf.get_tensor_name_map(arch, c.num_hidden_layers)
+    plan, halves = list[_Written](), list[str]()
+    for name, shape, parts in _tensors(model):
+        key = name.replace("_correction_bias", "_correction.bias")  # as the converter has it
+        own = names.get_name(key, (".weight", ".bias"))
+        assert own is not None, name
+        precise = len(shape) == 1 or name.endswith(".mlp.gate.weight")
+        kind = kinds.F32 if precise else kinds[precision.upper()]
+        if kind == kinds.Q8_0 and shape[-1] % 32:
+            kind = kinds.F16  # as the converter does
+            halves.append(own)
+        plan.append(_Written(own, shape, kind, parts))
+    if halves:
+        log.warning(
+            "q8_0 takes rows in blocks of 32: %d tensors of other rows, the first of them %s, are "
+            "written in f16",
+            len(halves),
+            halves[0],
+        )
+    return plan
+
+
+def _tensors(model: LanguageModel) -> Iterator[tuple[str, tuple[int, ...], list[Tensor]]]:
+    """The converter's tensors by Hub names, shapes, and views of what fills them in order."""
+    c = model.config
+    if c.rope_scaling.rope_type == "llama3":
+        plain = frequencies(c.head_dim, c.rope_theta)
+        divisors = plain / frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        yield _ROPE_FREQS, (c.head_dim // 2,), [divisors]
+    stacked: dict[str, list[Tensor]] = {}
+    for name, tensor in hub_tensors(model).items():
+        if not name.startswith(f"model.layers.{c.num_hidden_layers}."):
+            stacked.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.", name), []).append(tensor)
+    for name, parts in stacked.items():
+        shape = tuple(parts[0].shape)
+        if ".experts." in name:
+            yield name, (len(parts), *shape), parts
+        elif name.endswith(".kv_b_proj.weight"):  # as absorbed: keys' matrices transposed
+            heads = parts[0].unflatten(0, (c.num_attention_heads, -1))
+            keys, values = heads.split([c.qk_nope_head_dim, c.v_head_dim], dim=1)
+            for own, view in (("k_b", keys.transpose(1, 2)), ("v_b", values)):
+                yield name.replace("kv_b", own), tuple(view.shape), [view]
+        elif c.model_type == "llama" and re.search(r"\.[qk]_proj\.", name):
+            heads = parts[0].unflatten(0, (-1, 2, c.head_dim // 2))
+            yield name, shape, [heads.transpose(1, 2)]  # pairs side by side, not half a head apart
+        else:
+            yield name, shape, parts
+
+
+def _write(writer: "GGUFWriter", plan: list[_Written], path: Path) -> None:
+    import gguf
+
+    sizes = list[int]()
+    for w in plan:
+        in_bytes = gguf.quant_shape_to_byte_shape(w.shape, w.kind)
+        sizes.append(prod(in_bytes))
+        writer.add_tensor_info(w.name, in_bytes, np.dtype(np.uint8), sizes[-1], w.kind)
+    try:
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        file = writer.fout[0]
+        writer.write_padding(file, file.tell())
+        for w, size in zip(plan, sizes, strict=True):
+            end = file.tell() + size
+            for part in w.parts:
+                for rows in part.split(max(1, CHUNK // part[0].numel())):
+                    numbers = rows.to("cpu", torch.float32).reshape(-1, w.shape[-1]).numpy()
+                    file.write(np.ascontiguousarray(gguf.quantize(numbers, w.kind)).data)
+            assert file.tell() == end, w.name
+            writer.write_padding(file, size)
+        file.flush()
+        os.fsync(file.fileno())
+    finally:
+        writer.close()
+
+
+def _add_vocabulary(w: "GGUFWriter", tokenizer: HubTokenizer, c: ModelConfig) -> None:
+    """Tokens, their kinds, merges, marks, and how text is split."""
+    if not tokenizer.byte_level:
+        raise ValueError(
+            "the tokenizer is not byte-level, and only such are written to GGUF: use llama.cpp's "
+            "convert_hf_to_gguf.py"
+        )
+    if tokenizer.size > c.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.size} ids and vocab_size is {c.vocab_size}: give the "
+            "model's own tokenizer"
+        )
+    begin = c.bos_token_id if tokenizer.bos is None else tokenizer.bos
+    end = c.eos_token_id if tokenizer.eos is None else tokenizer.eos
+    if not 0 <= end < c.vocab_size:
+        raise ValueError(
+            "neither tokenizer nor model names an end of text, and llama.cpp would take id 11 for "
+            "it: name eos_token in tokenizer_config.json"
+        )
+    document = json.loads(tokenizer.tokenizer.to_str())
+    # Merges of the text's tokenizer, none of which leads to a control token.
+    text = json.loads(tokenizer.plain.to_str())["model"]
+    merges = [" ".join(pair) for pair in text["merges"]]
+    pre = _splitting(document)
+    if pre == "kimi-k2":  # which takes no piece whole, as tiktoken does
+        made = {merge.replace(" ", "", 1) for merge in merges} | set(tokenizer.added.values())
+        if cut := [piece for piece in text["vocab"] if len(piece) > 1 and piece not in made]:
+            log.warning(
+                "%d tokens, the first %s, come from no merge: llama.cpp cuts them up in text",
+                len(cut),
+                shown(cut[0]),
+            )
+    if not merges:
+        # The package drops an empty list, llama.cpp wants one, and no UTF-8 text has this byte.
+        merges = [f"{BYTE_CHARS[0xFF]} {BYTE_CHARS[0xFF]}"]
+    tokens, kinds = _tokens(tokenizer, document, c.vocab_size)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre(pre)
+    w.add_token_list(tokens)
+    w.add_token_types(kinds)
+    w.add_token_merges(merges)
+    if 0 <= begin < c.vocab_size:
+        w.add_bos_token_id(begin)
+    w.add_eos_token_id(end)
+    w.add_add_bos_token(tokenizer.adds_bos)
+    if tokenizer.chat_template:
+        w.add_chat_template(tokenizer.chat_template)
+
+
+def _tokens(
+    tokenizer: HubTokenizer, document: dict[str, Any], rows: int
+) -> tuple[list[str], list[int]]:
+    """A spelling and a kind for each of the embedding's rows."""
+    from gguf import TokenType
+
+    for token in document["added_tokens"]:
+        if token["lstrip"] or token["rstrip"] or token["single_word"]:
+            raise ValueError(
+                f"the token {shown(token['content'])} takes space beside it or whole words only, "
+                "which llama.cpp cannot: unset its lstrip, rstrip and single_word"
+            )
+    ids: dict[int, str] = {i: piece for piece, i in document["model"]["vocab"].items()}
+    ids |= tokenizer.added
+    taken, tokens, kinds = set(ids.values()), list[str](), list[int]()
+    for i in range(rows):
+        text = ids.get(i, f"[PAD{i}]")
+        while i not in ids and text in taken:  # a spelling given twice makes llama.cpp abort
+            text += "]"
+        kind = TokenType.NORMAL if i in ids else TokenType.UNUSED
+        if i in tokenizer.added:  # users' tokens are shown in what is generated, as <think> should
+            barred = re.fullmatch(_BARRED, text, re.DOTALL)  # DeepSeek's, not all marked special
+            hidden = barred or i in tokenizer.hidden
+            kind = TokenType.CONTROL if hidden else TokenType.USER_DEFINED
+        tokens.append(text)
+        kinds.append(kind)
+    return tokens, kinds
+
+
+def _splitting(document: dict[str, Any]) -> str:
+    """llama.cpp's name for how a tokenizer.json cuts text before it joins bytes."""
+    model, norms = document["model"], _flat(document["normalizer"], "normalizers")
+    if [part["type"] for part in norms] == ["NFC"]:
+        log.warning("llama.cpp does not bring text to NFC: text in another form gets other ids")
+    elif norms:
+        raise ValueError(f"the normalizer {shown(norms)} is not llama.cpp's: use NFC or none")
+    steps = _cuts(_flat(document["pre_tokenizer"], "pretokenizers"))
+    if not steps and not model["merges"] and not model["ignore_merges"]:
+        return "gpt-2"  # where nothing is joined, cuts do not show
+    for patterns, whole, name in SPLITTINGS:
+        if steps == [*patterns] and model["ignore_merges"] == whole:
+            return name
+    raise ValueError(
+        f"the pre-tokenizer cuts text by {shown(steps)}, which has no name in llama.cpp: use one "
+        f"that cuts as {', '.join(name for *_, name in SPLITTINGS)}"
+    )
+
+
+def _flat(part: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
+    """A step, or those of a sequence."""
+    if part is None or part["type"] != "Sequence":
+        return [part] if part else []
+    return [inner for member in part[members] for inner in _flat(member, members)]
+
+
+def _cuts(parts: list[dict[str, Any]]) -> list[str]:
+    """The patterns whose matches are cut out before bytes are spelled, or words for what else."""
+    if not parts or parts[-1]["type"] != "ByteLevel" or parts[-1]["add_prefix_space"]:
+        return [str(parts)]
+    return [*map(_cut, parts[:-1]), *([_GPT2] if parts[-1]["use_regex"] else [])]
+
+
+def _cut(part: dict[str, Any]) -> str:
+    if part["type"] == "Digits" and part["individual_digits"]:
+        return r"\p{N}"
+    isolated = part.get("behavior") == "Isolated" and not part.get("invert")
+    if part["type"] == "Split" and isolated and "Regex" in part["pattern"]:
+        # Files have the ends of lines as themselves or escaped.
+        return str(part["pattern"]["Regex"]).replace("\r", r"\r").replace("\n", r"\n")
+    return str(part)
+
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LIKE_GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CASED = (  # of the scripts with upper and lower case, spelled out in DeepSeek-LLM's tokenizer.json
+    "A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+    "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5"
+    "\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba"
+    "\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45"
+    "\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe"
+    "\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc"
+    "\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139"
+    "\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3"
+    "\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06"
+    "\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3"
+    "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df"
+    "\U0001e900-\U0001e943"
+)
+_DEEPSEEK_LLM = (
+    *(r"[\r\n]", rf"\s?[{_CASED}]+"),
+    "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+    *(r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}"),
+)
+_DEEPSEEK_V3 = (
+    *(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+# Patterns, whether a piece that is a token is taken whole, and llama.cpp's name for both. Its own
+# reading differs for U+3000 in deepseek-llm and for combining marks in kimi-k2.
+SPLITTINGS: tuple[tuple[tuple[str, ...], bool, str], ...] = (
+    ((_GPT2,), False, "gpt-2"),
+    (_DEEPSEEK_V3, False, "deepseek-v3"),
+    (_DEEPSEEK_LLM, False, "deepseek-llm"),
+    ((_LIKE_GPT4 % "",), False, "qwen2"),
+    ((_LIKE_GPT4 % "{1,3}",), True, "llama-bpe"),
+    ((_LIKE_GPT4 % "{1,3}",), False, "smaug-bpe"),
+    ((KIMI_PATTERN,), True, "kimi-k2"),
+)
