@@ -1,9 +1,9 @@
 """How long `benthic inspect` takes for DeepSeek-R1: 91,991 tensors in 163 files.
 
-Claim: under a second for the whole process. The checkpoint is made up: R1's config and an index
-alone, or with it 163 files of true headers and holes for weights (690 GB by name, 12 MB on a disk).
-Beside it, what a bare Python and `import torch` take. Every run is a process of its own; the files
-are in the system's cache. Where the machine is shared, the processor's seconds tell more.
+Claim: by the index, under a second for the whole process. The checkpoint is made up: R1's config
+and an index alone, or with it 163 files of true headers and holes for weights (690 GB by name, 12
+MB on a disk). Beside it, what a bare Python and `import torch` take. Every run is a process of its
+own, the files in the system's cache. On a shared machine the processor's seconds tell more.
 
     python benchmarks/inspect_index.py [RUNS]
 """

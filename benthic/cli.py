@@ -164,7 +164,8 @@ def main() -> None:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except KeyboardInterrupt:
-        _say("stopped; give the same command again, without --fresh, to go on from what is saved")
+        more = "; give the same command again, without --fresh, to go on from what is saved"
+        _say("stopped" + more * (sys.argv[1:2] == ["run"]))
         code = 130
     except Exception as error:
         code = _explain(error)

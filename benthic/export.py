@@ -6,11 +6,12 @@ its name only when it is whole; what stands there already is never overwritten.
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import rich.console
 import torch
@@ -20,6 +21,7 @@ from benthic.card import card
 from benthic.data.hub_tokenizer import save_tokenizer
 from benthic.durable import flush_folder, write_atomically
 from benthic.folder import FolderError, RunFolder
+from benthic.model.checkpoint import Source
 from benthic.model.export import Precision, export_hub
 from benthic.run import receipt_of
 from benthic.weights import Weights, open_weights, source_in
@@ -41,22 +43,16 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
     """Write `path`'s weights as `to`; FolderError if the target exists or the choice is none."""
     if dtype not in ("auto", *_CHOICES[to]):
         raise FolderError(f"--to {to} takes --dtype {', '.join(_CHOICES[to])}, not {dtype}")
-    hub = not RunFolder(path).exists()
-    fp8 = False
-    if hub:
-        source = source_in(path)
-        fp8 = source.fp8 is not None and to == "hf" and dtype in ("auto", "fp8")
-        if dtype == "auto":
-            dtype = "fp8" if fp8 else "bf16" if source.dtype == torch.bfloat16 else "fp32"
-    elif dtype == "auto":
-        dtype = "fp32"
+    source = None if RunFolder(path).exists() else source_in(path)
+    fp8 = source is not None and source.fp8 is not None and to == "hf" and dtype in ("auto", "fp8")
+    if dtype == "auto":
+        narrow = source is not None and source.dtype == torch.bfloat16
+        dtype = "fp8" if fp8 else "bf16" if narrow else "fp32"
     name = f"{path.resolve().name}-{dtype}{'.gguf' if to == 'gguf' else ''}"
     target = Path(os.path.abspath(out or Path("exports") / name))
     if os.path.lexists(target):
         raise FolderError(f"{target} exists already: choose another --out, or move it away")
-    # FP8 and q8_0 are made from bf16 where the weights are not stored so already.
-    held = None if not hub else torch.float32 if dtype == "fp32" else torch.bfloat16
-    weights = open_weights(path, dtype=held, keep_fp8=fp8)
+    weights = open_weights(path, **_held(source, dtype, fp8=fp8))
     try:
         if to == "gguf":
             _export_gguf(weights, target, dtype)
@@ -74,8 +70,23 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
     if to == "hf":
         console.print("Load it with transformers, vLLM or SGLang; README.md there says how.")
     else:
-        console.print(f"Run it with llama.cpp: llama-cli -m {escape(target.name)}")
+        console.print(f"Run it with llama.cpp: llama-cli -m {escape(shlex.quote(str(target)))}")
     return 0
+
+
+def _held(source: Source | None, dtype: Dtype, *, fp8: bool) -> dict[str, Any]:
+    """How the weights are held on their way; a run's are fp32.
+
+    FP8 and q8_0 are made from what is stored. FP8 that is stored is kept, or, beside biases, where
+    no module keeps it, widened to fp32, from which the same codes are made again.
+    """
+    if source is None:
+        return {}
+    biased = source.config.qkv_bias or source.config.mlp_bias
+    wide = dtype == "fp32" or (dtype != "bf16" and source.dtype != torch.bfloat16)
+    wide = wide or (fp8 and biased)
+    held = torch.float32 if wide else torch.bfloat16
+    return {"dtype": held, "keep_fp8": fp8 and not biased}
 
 
 def _export_gguf(weights: Weights, target: Path, dtype: Dtype) -> None:

@@ -202,12 +202,19 @@ def test_a_talk_ends_where_the_positions_do(
     tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last answers are shorter, then a sentence says so; a text still goes on."""
-    folder = hub_in(tmp_path / "hub", template=CHATML, max_position_embeddings=40)
-    out = talk(folder, "ab", "cd", "ef", "/text " + "abcde fghij" * 20)
-    counts = [int(n) for n in re.findall(r"(\d+) tokens, ", out)]
-    assert counts[0] == 20 and 0 < counts[1] < 20
-    assert "and the model 40 positions: leave by an empty line" in out
-    assert len(counts) == 3 and counts[-1] == 20
+    folder, rooms = hub_in(tmp_path / "hub", template=CHATML, max_position_embeddings=96), []
+
+    def stream(self: object, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        rooms.append((len(prompt), params.max_new_tokens))
+        yield from SCRIPT
+
+    monkeypatch.setattr("benthic.engine.engine.Engine.stream", stream)
+    out = talk(folder, *["ab"] * 9, "/text " + "abcde fghij" * 20)
+    *turns, text = rooms
+    assert [new for _, new in turns] == [min(48, 96 - length) for length, _ in turns]
+    assert turns[0][1] == 48 and 0 < turns[-1][1] < 48 and text == (48, 48)
+    refused = "positions: leave by an empty line and begin anew"
+    assert len(turns) + out.count(refused) == 9
 
 
 def test_one_position_is_enough_to_be_told_so(tmp_path: Path, talk: Talk) -> None:

@@ -15,9 +15,13 @@ import pytest
 from benthic.cli import main
 from benthic.folder import RunFolder
 from benthic.train import checkpoint, parallel
-from tests.small import benthic, environment, run_small, settings, small, text_in
+from tests.dense import hub_in
+from tests.small import SMALL, benthic, environment, run_small, settings, small, text_in
 
 Done = subprocess.CompletedProcess[str]
+# A vocabulary that spells the tags makes rows and answers longer.
+LONGER = ("data.sequence_length=72", "reason.max_new_tokens=32")
+FITTING = ("--init-from", "hub", "--set", LONGER[0], "--set", LONGER[1])
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +64,14 @@ def sentence(done: Done, code: int = 1) -> str:
 def test_help_names_the_verbs() -> None:
     done = benthic("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for verb in ("run", "chat", "doctor"):
+    for verb in ("run", "chat", "inspect", "export", "doctor"):
         assert verb in done.stdout
 
 
 def test_help_of_run_explains_its_options() -> None:
     done = benthic("run", "--help")
     assert done.returncode == 0
-    for option in ("--data", "--tasks", "--set", "--base", "--fresh", "--force-rl", "--name"):
+    for option in ("--data", "--tasks", "--set", "--base", "--init-from", "--name"):
         assert option in done.stdout
 
 
@@ -92,7 +96,27 @@ def test_a_mistyped_command_is_told_so(words: list[str]) -> None:
         (["run", "--tasks", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
         (["run", "--tasks", "bad.jsonl"], "bad.jsonl line 1 is not JSON"),
         (["run", "--out", "nothing.txt"], "nothing.txt/laptop cannot be written"),
-        (["chat", "nowhere"], "nowhere is neither a run's folder"),
+        (["run", "--init-from", "nowhere"], "nowhere does not exist: make a run with"),
+        (["run", "--init-from", "empty"], "empty is neither a run's folder nor a checkpoint"),
+        (["run", "--init-from", "pickles"], "pytorch_model.bin', and only safetensors are read"),
+        (["run", "--init-from", "bare"], "bare has no tokenizer: neither tokenizer.json nor"),
+        (["run", "--init-from", "hub", "--set", "data.tokenizer=bare"], "leave data.tokenizer out"),
+        (["run", *FITTING, "--set", "model.hidden_size=32"], "the recipe's model has"),
+        (["run", "--init-from", "hub", "--set", "device=cuda"], "PyTorch sees no GPU here"),
+        (["run", *FITTING, "--base", "nowhere"], "is nowhere a run's folder?"),
+        (["run", "--init-from", "nothing.txt"], "nothing.txt is neither a run's folder"),
+        (["export", "nowhere"], "nowhere does not exist: make a run with"),
+        (["export", "empty"], "empty is neither a run's folder nor a checkpoint of the Hub"),
+        (["export", "hub", "--out", "empty"], "empty exists already: choose another --out"),
+        (["export", "hub", "--dtype", "q8_0"], "--to hf takes --dtype fp32, bf16, fp8, not q8_0"),
+        (["export", "hub", "--to", "gguf", "--dtype", "fp8"], "--to gguf takes --dtype fp32"),
+        (["export", "hub", "--out", "nothing.txt/out"], "cannot be written (Not a directory)"),
+        (["export", "bare"], "bare has no tokenizer: neither tokenizer.json nor"),
+        (["chat", "bare"], "bare has no tokenizer: neither tokenizer.json nor"),
+        (["chat", "pickles"], "pytorch_model.bin', and only safetensors are read"),
+        (["chat", "hub", "--temperature", "-1"], "temperature is -1.0: give a number from 0 to"),
+        (["chat", "hub", "--seed", "-1"], "seed is -1: give a whole number from 0"),
+        (["chat", "nowhere"], "nowhere does not exist: make a run with"),
         (["chat", "empty"], "empty is neither a run's folder nor a checkpoint of the Hub"),
     ],
 )
@@ -101,6 +125,12 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: Path, words: list[str],
     (tmp_path / "nothing.txt").touch()
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "bad.jsonl").write_text("{'question': 1}\n")
+    for name in {"hub", "bare", "pickles"}.intersection(words):
+        hub_in(tmp_path / name)
+    if "pickles" in words:
+        (tmp_path / "pickles" / "model.safetensors").rename(tmp_path / "pickles/pytorch_model.bin")
+    if "bare" in words:
+        (tmp_path / "bare" / "tokenizer.json").unlink()
     if words[0] == "run" and "--data" not in words:
         words = [*words, "--data", str(text)]
     assert part.replace(" nowhere a", f" {tmp_path}/nowhere a") in sentence(
@@ -252,3 +282,42 @@ def test_the_doctor_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("BENTHIC_LEDGER", str(tmp_path / "file" / "ledger.sqlite"))
     done = here("doctor")
     assert done.returncode == 1 and "cannot be made" in done.stdout
+
+
+def test_ctrl_c_of_an_export_is_one_sentence_and_leaves_nothing(
+    made: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benthic.export.save_tokenizer", stopping)
+    done = here("export", made.path, "--out", tmp_path / "x" / "out")
+    assert sentence(done, 130) == "benthic: stopped"
+    assert not list((tmp_path / "x").iterdir())
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_an_export_says_where_it_lies_on_one_line(made: RunFolder, tmp_path: Path, to: str) -> None:
+    """However narrow the terminal: a path that is cut up cannot be copied."""
+    if to == "gguf":
+        pytest.importorskip("gguf", reason="GGUF is written by gguf: install the extra 'gguf'")
+    long = tmp_path / ("deep" * 20) / "it's [bold]mine"
+    source = made.path if to == "hf" else hub_in(tmp_path / "hub")
+    done = benthic("export", source, "--to", to, "--out", long, env=environment(COLUMNS="40"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{long}: 0.") and long.exists()
+    assert not list(long.parent.glob(".partial-*"))
+
+
+def test_a_run_begins_with_a_checkpoint_and_goes_on(text: Path, tmp_path: Path) -> None:
+    """The same command again finds the same recipe."""
+    hub = hub_in(tmp_path / "hub")
+    own = [setting for setting in SMALL if not setting.startswith("model.")]
+    own += [*LONGER, "reason.steps=0", "pretrain.steps=1"]
+    place = ["--out", tmp_path, "--name", "run", "--data", text]
+    words = ["run", *place, *(word for setting in own for word in ("--set", setting))]
+    assert here(*words, "--init-from", hub).returncode == 0
+    assert "nothing is run again" in here(*words, "--init-from", hub).stdout
+    assert "made with another recipe" in sentence(here(*words))
+    said = here("chat", tmp_path / "run", stdin="314159\n")
+    assert said.returncode == 0 and "pretrained only" in said.stdout

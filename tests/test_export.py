@@ -235,7 +235,8 @@ def test_an_imported_checkpoint_goes_out_as_it_came(
     made: dict[str, Path], hub: Path, tmp_path: Path
 ) -> None:
     """Precision, numbers, tokenizer, template and every end; `auto` is what is stored."""
-    for name, source in [*made.items(), ("hub", hub)]:
+    biased = hub_in(tmp_path / "biased", model_type="qwen2", precision="fp8")
+    for name, source in [*made.items(), ("hub", hub), ("biased-again", biased)]:
         export(source, to="hf", dtype="auto", out=tmp_path / name)
         file = "model.safetensors"
         ours, theirs = load_file(tmp_path / name / file), load_file(source / file)

@@ -147,7 +147,7 @@ def test_of_many_wrongs_the_first_are_said(page: Page, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_strangers_words_steer_no_terminal(page: Page, tmp_path: Path, width: int) -> None:
     """Colours, markup, lines of their own, text from right to left: shown, never obeyed."""
-    folder = tmp_path / "[bold]x[nope]\x1b[31m\u202e"
+    folder = tmp_path / "[bold]x[nope]\nfamily  forged\x1b[31m\u202e"
     put_checkpoint(folder, V3)
     (folder / "a\x1b]0;owned\x07\nfamily  forged[blink].py").touch()
     (

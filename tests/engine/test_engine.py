@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from benthic.data.tokenizer import EOS
 from benthic.engine.engine import Engine, Samples
 from benthic.engine.sampler import SamplingParams
-from benthic.model.config import ModelConfig
+from benthic.model.checkpoint import import_hub
+from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.export import export_hub
 from benthic.model.moe import Routing
 from benthic.model.transformer import LanguageModel
 from benthic.reason.rl import policy_log_probs, to_batch
@@ -206,3 +210,95 @@ def test_a_stream_ends_at_any_end(engine: Engine) -> None:
 def test_without_an_end_the_bound_ends(engine: Engine, ends: tuple[int, ...]) -> None:
     samples = Engine(engine.model, ends=ends).sample(PROMPTS, SamplingParams(max_new_tokens=20))
     assert (samples.lengths - samples.prompt_lengths == 20).all()
+
+
+YARN = RopeScaling(
+    rope_type="yarn",
+    factor=4.0,
+    original_max_position_embeddings=16,
+    mscale=1.0,
+    mscale_all_dim=0.7,
+)
+LLAMA3 = RopeScaling(rope_type="llama3", factor=8.0, original_max_position_embeddings=16)
+V2 = {
+    "model_type": "deepseek_v2",
+    "topk_method": "greedy",
+    "norm_topk_prob": False,
+    "num_nextn_predict_layers": 0,
+}
+DENSE = {"vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+DENSE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "V3, all at once": {
+        "q_lora_rank": 12,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_experts_per_tok": 3,
+        "routed_scaling_factor": 2.5,
+        "rope_scaling": YARN,
+    },
+    "V3, tied, eps of the latents apart": {"tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+    "V2-Lite": {**V2, "rope_scaling": YARN},
+    "V2": {
+        **V2,
+        "q_lora_rank": 12,
+        "topk_method": "group_limited_greedy",
+        "n_group": 4,
+        "topk_group": 2,
+        "n_shared_experts": 2,
+        "routed_scaling_factor": 4.0,
+    },
+    "Llama 2": {**DENSE, "model_type": "llama", "num_key_value_heads": 4},
+    "Llama 3.2": {
+        **DENSE,
+        "model_type": "llama",
+        "head_dim": 12,
+        "rope_scaling": LLAMA3,
+        "tie_word_embeddings": True,
+    },
+    "Llama with biases": {
+        **DENSE,
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "Qwen2": {**DENSE, "model_type": "qwen2", "num_key_value_heads": 1},
+    "Qwen3": {**DENSE, "model_type": "qwen3", "head_dim": 16},
+}
+
+
+def of_family(tiny: ModelConfig, name: str) -> ModelConfig:
+    changes = FAMILIES[name]
+    return ModelConfig(**changes) if "vocab_size" in changes else replace(tiny, **changes)
+
+
+def check_greedy(model: LanguageModel) -> None:
+    """Ragged prompts, a repeated one among them, and rows that end before others."""
+    prompts = [*PROMPTS, PROMPTS[0], [3] * 30]
+    with torch.no_grad():
+        model.lm_head.weight[EOS] *= 2
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter -= 1  # about zero, or nothing else would count
+    found = Engine(model, ends=[EOS]).sample(
+        prompts, SamplingParams(temperature=0, max_new_tokens=20)
+    )
+    assert completions(found) == [greedy_slowly(model, p, 20) for p in prompts]
+    assert len({tuple(answer) for answer in completions(found)}) > 3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_decodes_greedily_as_it_reads(
+    tiny: ModelConfig, seeded: Build, name: str
+) -> None:
+    check_greedy(seeded(of_family(tiny, name)))
+
+
+@pytest.mark.parametrize("name", ["V3, all at once", "V2-Lite", "Llama 3.2", "Qwen3"])
+def test_weights_kept_in_fp8_decode_as_they_read(
+    tiny: ModelConfig, seeded: Build, name: str, tmp_path: Path
+) -> None:
+    export_hub(seeded(of_family(tiny, name)), tmp_path, precision="fp8")
+    model = import_hub(tmp_path, dtype=torch.float32, keep_fp8=True)
+    assert any(p.dtype == torch.float8_e4m3fn for p in model.parameters())
+    check_greedy(model)
