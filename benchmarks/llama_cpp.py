@@ -23,88 +23,39 @@ import random
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import regex
 import torch
+from brief import BOUND, FAMILIES, NEW, PROMPTS, SPECIALS, VOCABULARY, YARN, trained
+from brief import texts as sources
+from brief import tokenizer as brief_tokenizer
 from machine import heading
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from torch.nn import functional as F
 
-from benthic.data.hub_tokenizer import HubTokenizer, byte_tokenizer, load_tokenizer, train_bpe
-from benthic.data.text import load_corpus
+from benthic.data.hub_tokenizer import HubTokenizer, byte_tokenizer, load_tokenizer
 from benthic.data.tiktoken import BYTE_CHARS
-from benthic.data.tokenizer import SPECIALS, VOCABULARY
-from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.config import ModelConfig
 from benthic.model.gguf import SPLITTINGS, export_gguf
 from benthic.model.moe import Router, Routing
 from benthic.model.rope import frequency_reference
-from benthic.model.transformer import LanguageModel, initialise
+from benthic.model.transformer import LanguageModel
 
-IDS, TOKENS, STEPS, ROWS, LENGTH = 4096, 8000, 150, 8, 96
-PROMPTS, PROMPT, NEW = 32, 48, 64
-STRINGS = 1000
-BOUND = 2e-5
-
-COMMON: dict[str, Any] = {
-    "vocab_size": IDS,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.05,
-    "bos_token_id": IDS - len(SPECIALS),
-    "eos_token_id": IDS - len(SPECIALS) + 1,
+PROMPT, TOKENS, STEPS, STRINGS = 48, 8000, 150, 1000
+V2_YARN = replace(YARN, factor=8.0, mscale=0.707, mscale_all_dim=0.707)
+LITE = {  # where llama.cpp expects no query latent
+    **{"q_lora_rank": None, "num_hidden_layers": 27, "hidden_size": 64, "kv_lora_rank": 64},
+    **{"moe_intermediate_size": 32, "initializer_range": 0.1},
 }
-LATENT: dict[str, Any] = {
-    "moe_intermediate_size": 64,
-    "first_k_dense_replace": 1,
-    "kv_lora_rank": 64,
-    "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 32,
-    "v_head_dim": 32,
-    "n_routed_experts": 16,
-    "num_experts_per_tok": 4,
-}
-YARN = RopeScaling(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
-V2: dict[str, Any] = {
-    "model_type": "deepseek_v2",
-    "topk_method": "greedy",
-    "norm_topk_prob": False,
-    "n_shared_experts": 2,
-    "num_nextn_predict_layers": 0,
-}
-V2_YARN = replace(YARN, factor=8.0, original_max_position_embeddings=32, mscale=0.707)
-V2_YARN = replace(V2_YARN, mscale_all_dim=0.707)
-FAMILIES: dict[str, dict[str, Any]] = {
-    "deepseek_v3": {**LATENT, "q_lora_rank": 64, "n_group": 4, "topk_group": 2},
-    "deepseek_v2": {**LATENT, **V2, "q_lora_rank": 64, "rope_scaling": V2_YARN},
-    "V2-Lite": {
-        **LATENT,
-        **V2,
-        "q_lora_rank": None,
-        "num_hidden_layers": 27,  # where llama.cpp expects no query latent
-        "hidden_size": 64,
-        "moe_intermediate_size": 32,
-        "n_routed_experts": 8,
-        "num_experts_per_tok": 2,
-        "initializer_range": 0.1,
-        "rope_scaling": V2_YARN,
-    },
-    "llama": {
-        "num_key_value_heads": 2,
-        "rope_scaling": RopeScaling(
-            rope_type="llama3", factor=8.0, original_max_position_embeddings=32
-        ),
-    },
-    "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
-    "qwen3": {"num_key_value_heads": 1, "head_dim": 48, "rope_scaling": YARN},
+MODELS: dict[str, ModelConfig] = {
+    **FAMILIES,
+    "deepseek_v2, YaRN": replace(FAMILIES["deepseek_v2"], rope_scaling=V2_YARN),
+    "deepseek_v2, 27 layers": replace(FAMILIES["deepseek_v2"], **LITE),
+    "qwen3, YaRN": replace(FAMILIES["qwen3"], rope_scaling=replace(YARN, attention_factor=1.2)),
 }
 
 
@@ -143,45 +94,33 @@ def llama_cpp_side() -> None:
             model.eval([token])
         out.append(np.array(model.scores[job["prompt"] - 1 : model.n_tokens], dtype=np.float32))
     np.save(job["out"], np.array(out, dtype=np.float32))
-    print(json.dumps({"ids": ids, "version": llama_cpp.__version__}))
+    print(json.dumps(ids))
 
 
-@dataclass(frozen=True)
-class LlamaCpp:
-    """The other program, behind its own Python."""
-
-    python: str
-
-    def run(
-        self, gguf: Path, *, strings: Sequence[str] = (), sequences: Sequence[list[int]] = ()
-    ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """Ids of each string, without and with control tokens; logits [rows, new, V]."""
-        out = gguf.with_suffix(".npy")
-        job = {"gguf": str(gguf), "strings": [*strings], "sequences": [*sequences]}
-        place = gguf.with_suffix(".json")
-        place.write_text(json.dumps(job | {"prompt": PROMPT, "out": str(out)}))
-        # -P: this file has the name of the package that is to be imported.
-        source = f"{inspect.getsource(llama_cpp_side)}\nllama_cpp_side()"
-        command = [self.python, "-P", "-c", source, str(place)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"llama.cpp failed on {gguf.name}:\n{done.stderr}")
-        return json.loads(done.stdout.splitlines()[-1]), np.load(out)
+def llama_cpp(
+    python: str, gguf: Path, *, strings: Sequence[str] = (), sequences: Sequence[list[int]] = ()
+) -> tuple[list[list[list[int]]], NDArray[np.float32]]:
+    """Ids of each string, without and with control tokens; logits [rows, new, V]."""
+    out, place = gguf.with_suffix(".npy"), gguf.with_suffix(".json")
+    job = {"gguf": str(gguf), "strings": [*strings], "sequences": [*sequences]}
+    place.write_text(json.dumps(job | {"prompt": PROMPT, "out": str(out)}))
+    source = f"{inspect.getsource(llama_cpp_side)}\nllama_cpp_side()"
+    command = [python, "-P", "-c", source, str(place)]  # -P: here, this file has its name
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"llama.cpp failed on {gguf.name}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1]), np.load(out)
 
 
 def strings_of(text: str, seed: int, count: int = STRINGS) -> list[str]:
     """Slices of text, runs of space, numbers, scripts, emoji, stray and unassigned characters."""
     draw = random.Random(seed)
-    ranges = [(0x20, 0x7E), (0xA0, 0x17F), (0x370, 0x52F), (0x590, 0x6FF), (0x900, 0x97F)]
-    ranges += [
-        (0xE00, 0xE7F),
-        (0x1E00, 0x1FFF),
-        (0x2000, 0x206F),
-        (0x2190, 0x27BF),
-        (0x3000, 0x30FF),
-    ]
-    ranges += [(0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF)]
-    ranges += [(0x0, 0x1F), (0x80, 0x9F), (0xE000, 0xE010), (0x10000, 0x104FF), (0x300, 0x36F)]
+    ranges = [(0x0, 0x1F), (0x20, 0x7E), (0x80, 0x9F), (0xA0, 0x17F), (0x300, 0x36F)]
+    ranges += [(0x370, 0x52F), (0x590, 0x6FF), (0x900, 0x97F), (0xE00, 0xE7F), (0x1E00, 0x1FFF)]
+    ranges += [(0x2000, 0x206F), (0x2190, 0x27BF), (0x3000, 0x30FF), (0x4E00, 0x9FFF)]
+    ranges += [(0xAC00, 0xD7A3), (0xE000, 0xE010), (0xFF00, 0xFFEF), (0x10000, 0x104FF)]
+    ranges += [(0x1F300, 0x1FAFF)]
+    spaces = " \t\n\r\x0b\x0c\x85\u00a0\u2028\u3000"
 
     def letters(size: int) -> str:
         low, high = draw.choice(ranges)
@@ -189,9 +128,7 @@ def strings_of(text: str, seed: int, count: int = STRINGS) -> list[str]:
 
     parts: list[Callable[[], str]] = [
         lambda: text[(at := draw.randrange(len(text) - 80)) : at + draw.randint(1, 80)],
-        lambda: "".join(
-            draw.choices(" \t\n\r\u00a0\u3000\x0b\x0c\u2028\x85", k=draw.randint(1, 9))
-        ),
+        lambda: "".join(draw.choices(spaces, k=draw.randint(1, 9))),
         lambda: " " * draw.randint(1, 12),
         lambda: str(draw.randrange(10 ** draw.randint(1, 12))),
         lambda: draw.choice(["'s", "'LL", "'Re", "don't", "\u2019s", "I'M", "'", "''"]),
@@ -210,7 +147,7 @@ def cut_as(patterns: Sequence[str], whole: bool, texts: list[str], folder: Path)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=IDS - len(SPECIALS),
+        vocab_size=VOCABULARY - len(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -238,14 +175,14 @@ def compare_ids(
     tokenizer: HubTokenizer,
     patterns: Sequence[str],
     strings: list[str],
-    peer: LlamaCpp,
+    python: str,
     folder: Path,
 ) -> None:
     """Print how many strings have other ids; where text differs, whom a third reading supports."""
     gguf = folder / f"{name}.gguf"
     narrow = ModelConfig(
         model_type="llama",
-        vocab_size=max(tokenizer.size, VOCABULARY),
+        vocab_size=tokenizer.size,
         hidden_size=32,
         intermediate_size=32,
         num_hidden_layers=1,
@@ -253,11 +190,11 @@ def compare_ids(
         max_position_embeddings=8,
     )
     export_gguf(LanguageModel(narrow), tokenizer, gguf, precision="f32")
-    answer, _ = peer.run(gguf, strings=strings)
+    answer, _ = llama_cpp(python, gguf, strings=strings)
     plain, marked = (
         [(s, encode(s), ids) for s, ids in zip(strings, theirs, strict=True)]
         for encode, theirs in zip(
-            (tokenizer.encode, tokenizer.encode_with_specials), answer["ids"], strict=True
+            (tokenizer.encode, tokenizer.encode_with_specials), answer, strict=True
         )
     )
     differ = [case for case in plain if case[1] != case[2]]
@@ -276,30 +213,6 @@ def compare_ids(
             f"{'':12} a third reading of them has benthic's ids {with_ours} times, llama.cpp's "
             f"{with_theirs} times; the shortest: {min((s for s, _, _ in differ), key=len)!a}"
         )
-
-
-def trained(config: ModelConfig, tokens: Tensor) -> tuple[LanguageModel, float]:
-    """Some steps of AdamW on the next token, enough for peaked logits; and the last loss."""
-    model = LanguageModel(config)
-    generator = torch.Generator().manual_seed(0)
-    initialise(model, generator)
-    with torch.no_grad():
-        for router in model.routers:
-            if router.e_score_correction_bias is not None:
-                router.e_score_correction_bias.normal_(0.0, 0.05, generator=generator)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    loss = torch.tensor(0.0)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / STEPS)
-        at = torch.randint(len(tokens) - LENGTH, (ROWS,), generator=generator)
-        rows = torch.stack([tokens[a : a + LENGTH] for a in at.tolist()])
-        logits = model.lm_head(model(rows[:, :-1]))
-        loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return model.eval(), loss.item()
 
 
 @torch.inference_mode()
@@ -367,11 +280,11 @@ def closest_calls(exact: LanguageModel, sequences: Tensor) -> tuple[Tensor, Tens
 
 
 def compare_logits(
-    name: str, model: LanguageModel, prompts: Tensor, gguf: Path, peer: LlamaCpp
+    name: str, model: LanguageModel, prompts: Tensor, gguf: Path, python: str
 ) -> None:
     """Print agreement of greedy tokens, and distances as shares of the spread."""
     sequences, ours = greedy(model, prompts)
-    _, answer = peer.run(gguf, sequences=sequences.tolist())
+    _, answer = llama_cpp(python, gguf, sequences=sequences.tolist())
     exact_model = widened(model)
     theirs, exact = torch.from_numpy(answer), exact_logits(exact_model, sequences)
     spread = exact.amax(-1) - exact.amin(-1)
@@ -384,12 +297,12 @@ def compare_logits(
     differ = ours.argmax(-1) != theirs.argmax(-1)
     apart = distance(ours, theirs)
     print(
-        f"{name:12} {int((~tie).sum())} tokens compared ({sequences[:, PROMPT:].unique().numel()} "
+        f"{name:23}{int((~tie).sum())} tokens compared ({sequences[:, PROMPT:].unique().numel()} "
         f"distinct), {int((differ & ~tie).sum())} disagreements, {int(tie.sum())} ties "
         f"({int((differ & tie).sum())} fell otherwise)"
     )
     print(
-        f"{'':12} largest logit difference {apart.max():.1e} of the spread, bound {BOUND:.0e}; "
+        f"{'':23}largest logit difference {apart.max():.1e} of the spread, bound {BOUND:.0e}; "
         f"from fp64: benthic {distance(ours, exact).max():.1e}, "
         f"llama.cpp {distance(theirs, exact).max():.1e}; spread {spread.min():.1f} to "
         f"{spread.max():.1f}"
@@ -403,7 +316,7 @@ def compare_logits(
                 before, after = distance(logits, exact)[row], distance(logits, swapped)[row]
                 if after < before:
                     print(
-                        f"{'':12} row {row}: two experts' scores are {gaps[row]:.1e} apart; with "
+                        f"{'':23}row {row}: two experts' scores are {gaps[row]:.1e} apart; with "
                         f"the other one, fp64 is {after:.1e} from {side}, not {before:.1e}"
                     )
 
@@ -411,33 +324,26 @@ def compare_logits(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--python", required=True, help="a Python that has llama_cpp")
-    peer = LlamaCpp(parser.parse_args().python)
-    heading("gguf", "tokenizers")
+    python = parser.parse_args().python
+    heading("gguf", "tokenizers", "regex")
     torch.set_num_threads(1)
-    corpus = load_corpus()
-    text, held_out = (
-        bytes(b for b in side[: 1 << 21].tolist() if b < 256).decode(errors="ignore")
-        for side in (corpus.train, corpus.held_out)
-    )
-    texts = [text[: 1 << 20], *strings_of(text, seed=1)]
-    bpe = train_bpe(texts, IDS, SPECIALS)
-    strings = strings_of(held_out, seed=0)
+    bpe, learnt = brief_tokenizer(), sources()
+    texts = [*learnt[:60], *strings_of("".join(learnt), seed=1)]
+    strings = strings_of("".join(learnt), seed=0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        compare_ids("bytes", byte_tokenizer(SPECIALS, VOCABULARY), [], strings, peer, folder)
-        compare_ids("trained", bpe, [], strings, peer, folder)
+        compare_ids("bytes", byte_tokenizer(SPECIALS, 264), [], strings, python, folder)
+        compare_ids("trained", bpe, [], strings, python, folder)
         for patterns, whole, name in SPLITTINGS:
             tokenizer = cut_as(patterns, whole, texts, folder / name)
-            compare_ids(name, tokenizer, patterns, strings, peer, folder)
-        tokens = torch.tensor(bpe.encode(text)[:TOKENS])
-        prompts = tokens.unfold(0, PROMPT, (TOKENS - PROMPT) // (PROMPTS - 1))
-        for name, shape in FAMILIES.items():
-            config = ModelConfig(**COMMON | {"model_type": name} | shape)
-            model, loss = trained(config, tokens)
-            print(f"{name:12} loss {loss:.2f} after {STEPS} steps")
-            gguf = folder / f"{name}.gguf"
+            compare_ids(name, tokenizer, patterns, strings, python, folder)
+        ids = torch.tensor(bpe.encode("".join(learnt))[:TOKENS])
+        prompts = ids.unfold(0, PROMPT, (TOKENS - PROMPT) // (PROMPTS - 1))
+        for name, config in MODELS.items():
+            model = trained(config, ids, steps=STEPS).eval()
+            gguf = folder / "model.gguf"
             export_gguf(model, bpe, gguf, precision="f32")
-            compare_logits(name, model, prompts, gguf, peer)
+            compare_logits(name, model, prompts, gguf, python)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ talk so far included, and merely goes on with a text if it has none.
 """
 
 import codecs
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,10 @@ from benthic.engine.sampler import SamplingParams
 from benthic.model.transformer import LanguageModel
 from benthic.weights import Weights, open_weights
 
-_TEXT = "/text "
+_TEXT = "/text"
 _CONTINUATION = 200  # tokens a continued text may have
 _REPLY = 1024  # tokens that an imported model may answer with
-_HELP = f"'{_TEXT.strip()} WORDS' continues a text, an empty line or Ctrl-D ends."
+_HELP = f"'{_TEXT} WORDS' continues a text, an empty line or Ctrl-D ends."
 
 
 def chat(path: Path, *, temperature: float, seed: int, dtype: torch.dtype | None = None) -> int:
@@ -49,12 +50,12 @@ def chat(path: Path, *, temperature: float, seed: int, dtype: torch.dtype | None
     while words := _ask(out):
         params = replace(params, seed=params.seed + 1)
         try:
-            if words.startswith(_TEXT):
+            if words.partition(" ")[0] == _TEXT:
                 asked = _continuation(words, vocabulary, params, model)
             else:
                 asked = talk.prompt(words, params)
             said = _answer(out, engine, vocabulary, *asked)
-            if not words.startswith(_TEXT):
+            if words.partition(" ")[0] != _TEXT:
                 talk.heard(words, said)
         except ValueError as error:
             out.print(escape(str(error)))
@@ -130,6 +131,8 @@ class _Talk:
 
 
 def _ask(out: rich.console.Console) -> str:
+    if sys.stdin is None or sys.stdin.closed:
+        return ""
     try:
         return out.input("[bold]> [/bold]").strip("\n")
     except (EOFError, KeyboardInterrupt):
@@ -140,10 +143,13 @@ def _continuation(
     words: str, vocabulary: Vocabulary, params: SamplingParams, model: LanguageModel
 ) -> tuple[list[int], SamplingParams]:
     """A text to go on with."""
+    text = words.removeprefix(_TEXT).removeprefix(" ")
+    if not text:
+        raise ValueError(f"give the text to go on with: {_TEXT} WORDS")
     longest = model.config.max_position_embeddings
     new = max(1, min(_CONTINUATION, longest // 2))
     begin = [] if vocabulary.bos is None else [vocabulary.bos]
-    prompt = [*begin, *vocabulary.encode(words.removeprefix(_TEXT))]
+    prompt = [*begin, *vocabulary.encode(text)]
     prompt = prompt[max(0, len(prompt) - (longest - new)) :]
     warm = params.temperature or 0.7  # a greedy continuation of a small model goes in circles
     return prompt, SamplingParams(temperature=warm, max_new_tokens=new, seed=params.seed)

@@ -40,7 +40,7 @@ from benthic.train import checkpoint, loop, metrics
 from benthic.train.optimizer import Optimizer
 from benthic.train.parallel import Ranks
 from benthic.train.pretrain import pretrain_step
-from benthic.weights import digest, start
+from benthic.weights import check_start, digest, start
 
 HELD_OUT = 3001  # offset on the seed of the held-out problems
 
@@ -158,11 +158,7 @@ def _lay_out(
     folder, recipe, vocabulary = session.folder, session.recipe, corpus.vocabulary
     began_with = digest(model) if recipe.init_from else ""
     if begun:
-        if folder.manifest().get("init_sha", "") != began_with:
-            raise FolderError(
-                f"{folder.path} began with other weights than {recipe.init_from} holds now: put "
-                "them back, choose another --name, or start anew with --fresh"
-            )
+        check_start(folder, recipe.init_from, began_with)
         folder.check_vocabulary(vocabulary.describe())
         folder.check_corpus(corpus.describe())
         folder.check_tasks(task.sha256)
@@ -211,11 +207,7 @@ def _check_base(
                 f"--base {base.path} was pretrained with another '{part}': fork only what agrees "
                 "up to the reinforcement"
             )
-    if base.manifest().get("init_sha", "") != began_with:
-        raise FolderError(
-            f"--base {base.path} began with other weights than {recipe.init_from} holds now: put "
-            "them back, or leave --base out"
-        )
+    check_start(base, recipe.init_from, began_with)
     base.check_vocabulary(corpus.vocabulary.describe())
     base.check_corpus(corpus.describe())
     base.check_tasks(task.sha256)

@@ -26,13 +26,22 @@ from benthic.data.vocabulary import HubVocabulary, Vocabulary, hub_vocabulary, v
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.config import Fp8Format
 from benthic.hub.layout import layout
-from benthic.model.checkpoint import Source, check_memory, empty_model, fill, open_source
+from benthic.model.checkpoint import (
+    MemoryNeeded,
+    Source,
+    check_memory,
+    empty_model,
+    fill,
+    open_source,
+)
 from benthic.model.config import ModelConfig
 from benthic.model.transformer import LanguageModel
 from benthic.train import checkpoint, loop
 
-# Bytes a parameter takes in training: weight, gradient and two moments, fp32.
-TRAINING_BYTES = 16
+# Bytes a parameter takes in training: weight, gradient and two moments in fp32, and, while a
+# checkpoint is written, what goes into its file.
+TRAINING_BYTES = 16 + 12
+_TWIN_BYTES = 8  # of the copy in fp64 that reinforcement may sample from
 _TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model")
 _CONTENT = "{{ message['content'] }}"
 _PADDED = f"{{{{ message['content'] ~ '{' ' * FIELD}'[message['content']|length:] }}}}"
@@ -177,7 +186,7 @@ def starting_from(recipe: str, overrides: Sequence[str], path: Path) -> Recipe:
         model, own = source_in(path).config, str(path)
         complete = any(os.path.lexists(path / name) for name in _TOKENIZERS)
         model = _marked(model, path) if complete else model
-    about = f"the recipe {Path(recipe).stem} on the weights of {path.name}"
+    about = f"{Path(recipe).stem} on the weights of {path.name}"
     tree = {"model": asdict(model), "data": {"tokenizer": own}, "about": about}
     found = load(recipe, [*_overrides("", tree), *overrides])
     given = found.data.tokenizer
@@ -188,9 +197,14 @@ def starting_from(recipe: str, overrides: Sequence[str], path: Path) -> Recipe:
             f"data.tokenizer is {given or 'that of bytes'}, and the weights in {path} were trained "
             f"with {own or 'that of bytes'}: leave data.tokenizer out"
         )
+    twin = _TWIN_BYTES if found.reason.steps and found.reason.precision == "fp64" else 0
     device = torch.device(found.device)
     if device.type == "cpu" or torch.cuda.is_available():
-        check_memory(TRAINING_BYTES * parameters(found.model)["total_with_mtp"], device)
+        count = parameters(found.model)["total_with_mtp"]
+        try:
+            check_memory((TRAINING_BYTES + twin) * count, device)
+        except MemoryNeeded as error:
+            raise MemoryNeeded(f"in training, with gradients and moments, {error}") from error
     return replace(found, init_from=str(path))
 
 
@@ -242,6 +256,15 @@ def digest(model: LanguageModel) -> str:
     for tensor in model.state_dict().values():
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def check_start(folder: RunFolder, source: str, began_with: str) -> None:
+    """Refuse to go on with a run, or to fork it, on other weights: `began_with` is their digest."""
+    if folder.manifest().get("init_sha", "") != began_with:
+        raise FolderError(
+            f"{folder.path} began with other weights than {source} holds now: put "
+            "them back, or begin another run with --name or --fresh"
+        )
 
 
 def _moved(

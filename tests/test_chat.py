@@ -297,3 +297,18 @@ def test_a_temperature_is_refused_before_anything_is_asked(
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(ValueError, match="give a number from 0 to 100"):
         chat(hub_in(tmp_path / "hub"), temperature=temperature, seed=0)
+
+
+def test_a_terminal_that_is_not_there_ends_the_talk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where standard input is closed."""
+    monkeypatch.setattr("sys.stdin", None)
+    assert chat(hub_in(tmp_path / "hub"), temperature=0.0, seed=0) == 0
+
+
+def test_text_without_words_is_no_question(
+    tmp_path: Path, talk: Talk, asked: list[list[int]]
+) -> None:
+    out = talk(hub_in(tmp_path / "hub", template=CHATML), "/text", "/text ", "/texts")
+    assert out.count("give the text to go on with: /text WORDS") == 2 and len(asked) == 1

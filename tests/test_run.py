@@ -22,6 +22,7 @@ from benthic.folder import FolderError, RunFolder
 from benthic.run import NoGo, receipt_of
 from benthic.train import checkpoint, metrics
 from benthic.train.guard import Interrupted
+from tests.dense import hub_in, recipe_from
 from tests.small import (
     bills,
     environment,
@@ -171,7 +172,7 @@ def test_another_recipe_is_refused_and_nothing_is_touched(done: RunFolder, text:
     assert contents(done.path) == before
 
 
-def stop_in(text: Path, folder: Path, stage: str) -> None:
+def stop_in(recipe: Recipe, folder: Path, stage: str) -> None:
     """Have the run stopped, as by Ctrl-C, in the stage's third step."""
     append = metrics.append
 
@@ -183,13 +184,13 @@ def stop_in(text: Path, folder: Path, stage: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "append", stopping)
         with pytest.raises(Interrupted, match=f"stopped on request after {stage} step 3"):
-            run_small(small(text), folder)
+            run_small(recipe, folder)
 
 
 @pytest.fixture
 def begun(text: Path, tmp_path: Path) -> RunFolder:
     """A run that was stopped in its pretraining."""
-    stop_in(text, tmp_path / "begun", "pretrain")
+    stop_in(small(text), tmp_path / "begun", "pretrain")
     return RunFolder(tmp_path / "begun")
 
 
@@ -328,7 +329,7 @@ def test_results_cut_short_end_in_one_sentence(begun: RunFolder, text: Path, cut
 def test_a_stop_and_a_second_call_end_as_one_call(
     text: Path, tmp_path: Path, done: RunFolder, stage: str
 ) -> None:
-    stop_in(text, tmp_path / "run", stage)
+    stop_in(small(text), tmp_path / "run", stage)
     again = run_small(small(text), tmp_path / "run")
     assert same(state_of(again.path, "rl"), state_of(done.path, "rl"))
     assert again.results() == done.results()
@@ -436,3 +437,24 @@ def test_another_vocabulary_is_refused(text: Path, tmp_path: Path) -> None:
         run_small(recipe, tmp_path / "fork", base=stop_at)
     tokenizer_in(hub, text, layout=SPECIALS[2:])
     assert run_small(recipe, stop_at.path).results() == results
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "rl"])
+def test_a_run_on_a_checkpoints_weights_stops_and_goes_on(
+    text: Path, tmp_path: Path, stage: str
+) -> None:
+    """As one call, and with the weights that it began with named in the manifest."""
+    hub = hub_in(tmp_path / "hub", model_type="qwen3", head_dim=8, num_key_value_heads=1)
+    whole = run_small(recipe_from(hub, text), tmp_path / "whole")
+    stop_in(recipe_from(hub, text), tmp_path / "run", stage)
+    again = run_small(recipe_from(hub, text), tmp_path / "run")
+    assert same(state_of(again.path, "rl"), state_of(whole.path, "rl"))
+    assert again.results() == whole.results()
+    assert again.metrics.read_bytes() == whole.metrics.read_bytes()
+    assert again.recipe().init_from == str(hub)
+    assert len(again.manifest()["init_sha"]) == 32
+
+
+def test_weights_at_random_have_no_digest(done: RunFolder) -> None:
+    """So that a run of an earlier version, whose manifest has none, goes on."""
+    assert done.manifest()["init_sha"] == ""

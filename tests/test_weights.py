@@ -229,7 +229,7 @@ def test_a_dense_checkpoint_is_pretrained_reinforced_and_exported(
     """As transformers wrote it, and read again as Benthic does."""
     hub = transformers_in(tmp_path / family, family, text, **changes)
     recipe = recipe_from(hub, text, "pretrain.steps=2", "reason.steps=2")
-    assert recipe.about == f"the recipe laptop on the weights of {family}"
+    assert recipe.about == f"laptop on the weights of {family}"
     assert recipe.data.tokenizer == recipe.init_from == str(hub)
     folder = run_small(recipe, tmp_path / "run")
     assert set(folder.results()) == {"baseline", "before", "after", "gate"}
@@ -347,8 +347,11 @@ def test_more_than_the_memory_is_one_sentence(
 ) -> None:
     monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 512)
     source = done.path if of == "run" else hub
-    with pytest.raises(MemoryNeeded, match=r"takes 0\.0 GiB and 0\.0 GiB of memory are free on"):
+    with pytest.raises(
+        MemoryNeeded, match=r"takes 0\.0 GiB and 0\.0 GiB of memory are free on"
+    ) as e:
         open_weights(source) if use == "open" else recipe_from(source, text)
+    assert str(e.value).startswith("in training,") == (use == "start from")
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence(hub: Path, text: Path, tmp_path: Path) -> None:

@@ -44,23 +44,11 @@ _COMMON_KEYS = (
 )
 # A key's value where the file leaves it out: transformers' own default, for some the family's.
 _ABSENT: dict[str, Any] = {
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "initializer_range": 0.02,
-    "bos_token_id": -1,
-    "eos_token_id": -1,
-    "n_group": 1,
-    "topk_group": 1,
-    "routed_scaling_factor": 1.0,
-    "first_k_dense_replace": 0,
-    "norm_topk_prob": False,
-    "topk_method": "greedy",
-    "num_nextn_predict_layers": 0,
-    "latent_norm_eps": 1e-6,
-    "num_key_value_heads": 0,
-    "head_dim": 0,
-    "attention_bias": False,
-    "mlp_bias": False,
+    **{"rms_norm_eps": 1e-6, "latent_norm_eps": 1e-6, "initializer_range": 0.02},
+    **{"bos_token_id": -1, "eos_token_id": -1, "num_key_value_heads": 0, "head_dim": 0},
+    **{"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False},
+    **{"n_group": 1, "topk_group": 1, "topk_method": "greedy", "norm_topk_prob": False},
+    **{"routed_scaling_factor": 1.0, "first_k_dense_replace": 0, "num_nextn_predict_layers": 0},
 }
 _ABSENT_IN: dict[str, dict[str, Any]] = {
     "deepseek_v3": {
@@ -100,13 +88,8 @@ _PASSED_OVER = {
     *("attn_implementation", "use_cache", "pad_token_id", "pretraining_tp", "ep_size", "tp_plan"),
     *("aux_loss_alpha", "seq_aux", "output_router_logits", "router_aux_loss_coef"),
     *("qk_head_dim", "layer_types", "sliding_window", "max_window_layers", "unsloth_version"),
-    *(
-        "unsloth_fixed",
-        "transformers.js_config",
-        "base_model_ep_plan",
-        "use_mtp",
-        "model_max_length",
-    ),
+    *("unsloth_fixed", "transformers.js_config", "base_model_ep_plan", "use_mtp"),
+    *("model_max_length",),
     *("return_dict", "output_hidden_states", "output_attentions", "torchscript", "use_bfloat16"),
     *("tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_decoder", "prefix"),
     *("cross_attention_hidden_size", "tie_encoder_decoder", "max_length", "min_length"),
@@ -390,17 +373,16 @@ def _rope_keys(config: ModelConfig) -> dict[str, Any]:
     if scaling.rope_type == "default":
         return out
     given = {f.name: getattr(scaling, f.name) for f in fields(scaling)}
-    always = (
-        {"factor", "original_max_position_embeddings"}
-        if scaling.rope_type != "linear"
-        else {"factor"}
-    )
-    if scaling.rope_type == "yarn":
-        always |= {"beta_fast", "beta_slow"}
-    if scaling.rope_type == "llama3":
-        always |= {"low_freq_factor", "high_freq_factor"}
-    kept = {k: v for k, v in given.items() if k in always or v != getattr(empty, k)}
+    spelt = _SPELT_OUT[scaling.rope_type]
+    kept = {k: v for k, v in given.items() if k in spelt or v != getattr(empty, k)}
     return out | {"rope_scaling": {"type": scaling.rope_type, **kept}}
+
+
+_SPELT_OUT = {  # even where they are our defaults
+    "linear": {"factor"},
+    "yarn": {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
+}
 
 
 def presets() -> list[str]:

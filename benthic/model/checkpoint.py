@@ -147,14 +147,14 @@ def check_memory(needed: int, device: torch.device) -> None:
         )
 
 
-def _free_memory() -> int:
+def _free_memory(root: Path = Path("/")) -> int:
     """Bytes that a process may still take, the control group's limit heeded."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-        group = Path("/sys/fs/cgroup")
+        group = root / "sys/fs/cgroup"
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
         for line in (group / "memory.stat").read_text().splitlines():

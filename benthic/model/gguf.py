@@ -328,6 +328,8 @@ def _add_vocabulary(w: "GGUFWriter", tokenizer: HubTokenizer, c: ModelConfig) ->
     text = json.loads(tokenizer.plain.to_str())["model"]
     merges = [" ".join(pair) for pair in text["merges"]]
     pre = _splitting(document)
+    if pre in _NOT_QUITE:
+        log.warning("llama.cpp's %s gives other ids to text with %s", pre, _NOT_QUITE[pre])
     if pre == "kimi-k2":  # which takes no piece whole, as tiktoken does
         made = {merge.replace(" ", "", 1) for merge in merges} | set(tokenizer.added.values())
         if cut := [piece for piece in text["vocab"] if len(piece) > 1 and piece not in made]:
@@ -454,8 +456,7 @@ _DEEPSEEK_V3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-# Patterns, whether a piece that is a token is taken whole, and llama.cpp's name for both. Its own
-# reading differs for U+3000 in deepseek-llm and for combining marks in kimi-k2.
+# Patterns, whether a piece that is a token is taken whole, and llama.cpp's name for both.
 SPLITTINGS: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     ((_GPT2,), False, "gpt-2"),
     (_DEEPSEEK_V3, False, "deepseek-v3"),
@@ -465,3 +466,5 @@ SPLITTINGS: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     ((_LIKE_GPT4 % "{1,3}",), False, "smaug-bpe"),
     ((KIMI_PATTERN,), True, "kimi-k2"),
 )
+# Where its reading is another, by benchmarks/llama_cpp.py and unicode.cpp.
+_NOT_QUITE = {"deepseek-llm": "the space U+3000", "kimi-k2": "combining marks or Han numerals"}

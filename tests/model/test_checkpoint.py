@@ -529,13 +529,13 @@ def test_a_file_that_fails_while_it_is_read_is_refused(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", preadv)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     before = len(os.listdir("/proc/self/fd"))
     text = refusal(folder)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert asked[-1] == 1
+    assert asked[-1] == 7
     said = "ended inside model." if fault == "end" else "cannot be read (Input/output error)"
     assert str(folder / SINGLE) in text and said in text
 
@@ -567,8 +567,27 @@ def test_both_figures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said in str(caught.value)
 
 
-def test_free_memory_is_a_share_of_the_machines() -> None:
-    assert 0 < checkpoint._free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def test_free_memory_is_a_share_of_the_machines(tmp_path: Path) -> None:
+    all_of_it = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < checkpoint._free_memory() <= all_of_it
+    assert checkpoint._free_memory(tmp_path) == all_of_it  # another system
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"), [("max", 7 << 20), ("5000000", 2_700_000), ("2000000", 0)]
+)
+def test_pages_of_files_give_way(limit: str, free: int, tmp_path: Path) -> None:
+    """A checkpoint in the page cache is no memory that its model lacks."""
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9999 kB\nMemAvailable: 7168 kB\n")
+    (group / "memory.max").write_text(f"{limit}\n")
+    (group / "memory.current").write_text("4500000\n")
+    (group / "memory.stat").write_text(
+        "anon 2300000\nfile 2200000\ninactive_file 2000000\nactive_file 200000\n"
+    )
+    assert checkpoint._free_memory(tmp_path) == free
 
 
 WATCHED = """
