@@ -40,7 +40,8 @@ from torch import Tensor
 from benthic.data.hub_tokenizer import HubTokenizer, byte_tokenizer, load_tokenizer
 from benthic.data.tiktoken import BYTE_CHARS
 from benthic.model.config import ModelConfig
-from benthic.model.gguf import SPLITTINGS, export_gguf
+from benthic.model.gguf import export_gguf
+from benthic.model.gguf_vocabulary import SPLITTINGS
 from benthic.model.moe import Router, Routing
 from benthic.model.rope import frequency_reference
 from benthic.model.transformer import LanguageModel

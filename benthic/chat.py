@@ -166,12 +166,17 @@ def _answer(
 
     Returns what was said, thoughts and tags included.
     """
-    began, count, said, thinking = time.perf_counter(), 0, "", False
+    began, count, said = time.perf_counter(), 0, ""
+    # Templates of reasoning models open the tag themselves.
+    opened = vocabulary.decode(prompt[-8:], show_specials=True).rstrip().endswith(THINK)
+    thinking = opened
     characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def show(text: str) -> None:
         nonlocal said
-        dim = thinking or (vocabulary.tags is None and _is_thought(said, text))
+        dim = thinking
+        if vocabulary.tags is None:
+            dim = END_THINK not in said if opened else _is_thought(said, text)
         out.print(Text(printable(text), style="dim" if dim else "bold"), end="")
         said += text
 
@@ -179,10 +184,10 @@ def _answer(
         count += 1
         raw = vocabulary.token_bytes(token)
         show(characters.decode(raw, final=not raw))
-        if vocabulary.tags and token in vocabulary.tags:
-            thinking = token == vocabulary.tags[0]
-            said += THINK if thinking else END_THINK
-            out.print(Text(THINK if thinking else END_THINK, style="dim"), end="")
+        if mark := vocabulary.mark(token):
+            thinking = mark == THINK or (thinking and mark != END_THINK)
+            said += mark
+            out.print(Text(printable(mark), style="dim"), end="")
     show(characters.decode(b"", final=True))
     seconds = max(time.perf_counter() - began, 1e-9)
     out.print(Text(f"   {count} tokens, {count / seconds:,.0f} tokens/s", style="dim"))

@@ -21,6 +21,7 @@ from benthic.card import card
 from benthic.data.hub_tokenizer import save_tokenizer
 from benthic.durable import flush_folder, write_atomically
 from benthic.folder import FolderError, RunFolder
+from benthic.hub.files import CONFIG_LIMIT, read_json
 from benthic.model.checkpoint import Source
 from benthic.model.export import Precision, export_hub
 from benthic.run import receipt_of
@@ -32,6 +33,7 @@ _CHOICES: dict[Target, tuple[Dtype, ...]] = {
     "hf": ("fp32", "bf16", "fp8"),
     "gguf": ("fp32", "bf16", "q8_0"),
 }
+_SAMPLING = ("pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 _GGUF: dict[Dtype, Literal["f32", "bf16", "q8_0"]] = {
     "fp32": "f32",
     "bf16": "bf16",
@@ -77,16 +79,15 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
 def _held(source: Source | None, dtype: Dtype, *, fp8: bool) -> dict[str, Any]:
     """How the weights are held on their way; a run's are fp32.
 
-    FP8 and q8_0 are made from what is stored. FP8 that is stored is kept, or, beside biases, where
-    no module keeps it, widened to fp32, from which the same codes are made again.
+    FP8 is kept where a model can hold it, and otherwise widened and made anew. What is quantised
+    here is never rounded to bf16 before, unless the checkpoint is bf16.
     """
     if source is None:
         return {}
-    biased = source.config.qkv_bias or source.config.mlp_bias
-    wide = dtype == "fp32" or (dtype != "bf16" and source.dtype != torch.bfloat16)
-    wide = wide or (fp8 and biased)
-    held = torch.float32 if wide else torch.bfloat16
-    return {"dtype": held, "keep_fp8": fp8 and not biased}
+    kept = fp8 and source.keeps_fp8
+    plain = source.dtype == torch.bfloat16 and source.fp8 is None
+    narrow = kept or dtype == "bf16" or (plain and dtype != "fp32")
+    return {"dtype": torch.bfloat16 if narrow else torch.float32, "keep_fp8": kept}
 
 
 def _export_gguf(weights: Weights, target: Path, dtype: Dtype) -> None:
@@ -102,18 +103,22 @@ def _export_hf(weights: Weights, target: Path, precision: Precision) -> None:
     with _whole(target) as partial:
         export_hub(weights.model, partial, precision=precision, fp8=weights.fp8)
         save_tokenizer(weights.tokenizer, partial)
-        _name_the_ends(partial / "generation_config.json", sorted(weights.vocabulary.ends))
+        _complete(partial / "generation_config.json", weights)
         results = folder.results() if weights.recipe else {}
         manifest = folder.manifest() if weights.recipe else {}
         text = card(weights, precision, results, receipt, base=manifest.get("base"))
         write_atomically(partial / "README.md", text)
 
 
-def _name_the_ends(path: Path, ends: list[int]) -> None:
-    """All of them; config.json holds one, so that this is no longer made from it."""
+def _complete(path: Path, weights: Weights) -> None:
+    """Every end, where config.json holds one; and how the checkpoint asks to be sampled from."""
     facts = json.loads(path.read_text())
     facts.pop("_from_model_config", None)
+    ends = sorted(weights.vocabulary.ends)
     facts["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    found = weights.path / path.name
+    given = read_json(found, limit=CONFIG_LIMIT) if os.path.lexists(found) else {}
+    facts |= {k: given[k] for k in _SAMPLING if isinstance(given.get(k), int | float)}
     write_atomically(path, json.dumps(facts, indent=2) + "\n")
 
 

@@ -25,13 +25,14 @@ from benthic.data.tokenizer import BOS, SPECIALS
 from benthic.data.vocabulary import HubVocabulary, Vocabulary, hub_vocabulary, vocabulary_of
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.config import Fp8Format
+from benthic.hub.files import TOKENIZERS
 from benthic.hub.layout import layout
 from benthic.model.checkpoint import (
     MemoryNeeded,
     Source,
     check_memory,
-    empty_model,
     fill,
+    model_of,
     open_source,
 )
 from benthic.model.config import ModelConfig
@@ -42,7 +43,6 @@ from benthic.train import checkpoint, loop
 # checkpoint is written, what goes into its file.
 TRAINING_BYTES = 16 + 12
 _TWIN_BYTES = 8  # of the copy in fp64 that reinforcement may sample from
-_TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model")
 _CONTENT = "{{ message['content'] }}"
 _PADDED = f"{{{{ message['content'] ~ '{' ' * FIELD}'[message['content']|length:] }}}}"
 # R1-Zero's plain text, as `Vocabulary.prompt` has it where there are no tokens for the roles.
@@ -128,13 +128,7 @@ def open_weights(
             f"the tokenizer in {path} has {read.size} ids and config.json says vocab_size = "
             f"{source.config.vocab_size}: fetch the tokenizer that belongs to the weights"
         )
-    model = empty_model(
-        source.config,
-        device=device,
-        dtype=dtype or source.dtype,
-        fp8=source.fp8 if keep_fp8 else None,
-    )
-    fill(model, source)
+    model = model_of(source, device=device, dtype=dtype, keep_fp8=keep_fp8)
     return Weights(path, model, read, "imported", fp8=source.fp8)
 
 
@@ -184,7 +178,7 @@ def starting_from(recipe: str, overrides: Sequence[str], path: Path) -> Recipe:
         model, own, complete = theirs.model, theirs.data.tokenizer, True
     else:
         model, own = source_in(path).config, str(path)
-        complete = any(os.path.lexists(path / name) for name in _TOKENIZERS)
+        complete = any(os.path.lexists(path / name) for name in TOKENIZERS)
         model = _marked(model, path) if complete else model
     about = f"{Path(recipe).stem} on the weights of {path.name}"
     tree = {"model": asdict(model), "data": {"tokenizer": own}, "about": about}

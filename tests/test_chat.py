@@ -1,6 +1,7 @@
 """Talking: characters come whole, what is thought is dim, in every layout."""
 
 import io
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ class Scripted:
         yield from self.tokens
 
 
-def said(vocabulary: Vocabulary, tokens: list[int]) -> list[tuple[str, str]]:
+def said(
+    vocabulary: Vocabulary, tokens: list[int], prompt: Sequence[int] = ()
+) -> list[tuple[str, str]]:
     """What is printed, in pieces of one style each, the rate left out."""
     pieces: list[tuple[str, str]] = []
 
@@ -47,7 +50,7 @@ def said(vocabulary: Vocabulary, tokens: list[int]) -> list[tuple[str, str]]:
             pieces.append((style, words))
 
     engine = Scripted(tokens)
-    _answer(Out(file=io.StringIO()), engine, vocabulary, [], SamplingParams())  # type: ignore[arg-type]
+    _answer(Out(file=io.StringIO()), engine, vocabulary, [*prompt], SamplingParams())  # type: ignore[arg-type]
     return pieces
 
 
@@ -69,6 +72,30 @@ def test_thinking_is_dim_and_the_answer_is_not(hub: dict[str, Vocabulary], kind:
     assert said(v, v.completion("1234", "\u20ac4")) == worked
     assert said(v, v.encode("just words")) == [("bold", "just words")]
     assert said(v, v.completion("12", "")[:-1]) == [("dim", "<think>12</think>")]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "spelt", "R1"])
+def test_a_prompt_may_have_opened_the_thoughts(hub: dict[str, Vocabulary], kind: str) -> None:
+    """As R1's own template does, with the end of a line behind."""
+    v = {"bytes": BYTES, **hub}[kind]
+    opened = [*v.encode("q"), *([v.tags[0]] if v.tags else v.encode("<think>")), *v.encode("\n")]
+    worked = v.completion("12", "4")
+    rest = worked[1:] if v.tags else worked[len(v.encode("<think>")) :]
+    assert said(v, rest, opened) == [("dim", "12</think>"), ("bold", "4")]
+    closed = [*v.encode("q"), *v.completion("", "")[:-1]]
+    assert said(v, v.encode("4"), closed) == [("bold", "4")]
+
+
+def test_a_control_token_that_is_not_hidden_is_shown(tmp_path: Path) -> None:
+    """As Qwen's calls of tools; one that is, as an end, is not."""
+    folder = tokenizer_in(tmp_path / "hub", text_in(tmp_path), layout=("<call>",))
+    written = json.loads((folder / "tokenizer.json").read_text())
+    for token in written["added_tokens"]:
+        token["special"] = token["special"] and token["content"] != "<call>"
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    v = hub_vocabulary(folder)
+    call = v.hub.specials["<call>"]
+    assert said(v, [*v.encode("a"), call, v.eos]) == [("bold", "a"), ("dim", "<call>")]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "spelt", "R1"])

@@ -98,7 +98,11 @@ def hub(place: Path) -> Path:
     """A dense checkpoint in bf16 with a template and two ends; tests only look at it."""
     folder = hub_in(place / "hub", template=CHATML, precision="bf16")
     facts = folder / "generation_config.json"
-    facts.write_text(json.dumps({"eos_token_id": [_end(folder), 7]}))
+    asked = {"temperature": 0.6, "top_p": 0.95, "do_sample": True, "top_k": "many"}
+    facts.write_text(json.dumps({"eos_token_id": [_end(folder), 7], **asked}))
+    marks = json.loads((folder / "tokenizer_config.json").read_text())
+    marks["pad_token"] = marks["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(marks))
     return folder
 
 
@@ -251,6 +255,28 @@ def test_an_imported_checkpoint_goes_out_as_it_came(
         assert again.vocabulary.bos == before.vocabulary.bos
     ends = json.loads((tmp_path / "hub" / "generation_config.json").read_text())
     assert ends["eos_token_id"] == sorted([7, _end(hub)]) and "_from_model_config" not in ends
+    assert (ends["temperature"], ends["top_p"], ends["do_sample"]) == (0.6, 0.95, True)
+    assert "top_k" not in ends
+    marks = json.loads((tmp_path / "hub" / "tokenizer_config.json").read_text())
+    assert marks["pad_token"] == marks["eos_token"] is not None
+    assert marks["model_input_names"] == ["input_ids", "attention_mask"]
+
+
+def test_fp8_that_a_model_cannot_keep_is_made_anew(tmp_path: Path) -> None:
+    """One plain weight among the others: the rest come back as they were, nothing is lost."""
+    from safetensors.torch import save_file
+
+    folder = hub_in(tmp_path / "mixed", precision="fp8")
+    held = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    plain = held | {name: held[name].to(torch.bfloat16)}
+    del plain[name + "_scale_inv"]
+    save_file(plain, folder / "model.safetensors")
+    export(folder, to="hf", dtype="auto", out=tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == held.keys()
+    for other in held.keys() - {name, name + "_scale_inv"}:
+        assert torch.equal(written[other].view(torch.uint8), held[other].view(torch.uint8)), other
 
 
 def test_half_precision_goes_out_whole(hub: Path, tmp_path: Path) -> None:

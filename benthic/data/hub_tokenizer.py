@@ -12,10 +12,9 @@ not listed here are refused; a stranger's pattern may still be slow on text made
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from benthic.data import tiktoken
 from benthic.data.template import TEMPLATE_LIMIT
+from benthic.data.tokenizer_document import (
+    added_by_id,
+    added_tokens,
+    check,
+    parts_of,
+    special_token,
+    spelling,
+)
 from benthic.durable import write_atomically
 from benthic.hub.files import AGAIN, HubError, open_file, read_bytes, read_json, shown
 
-FILE_LIMIT = 64 << 20  # bytes of tokenizer.json; Llama 3's has 9 million
+FILE_LIMIT = 24 << 20  # bytes of tokenizer.json; Llama 3's has 9 million
 CONFIG_LIMIT = 8 << 20  # bytes; a thousand added tokens take 0.2 million
-ID_LIMIT = 1 << 22
+_MARKS = ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _LOW_BLOCK = "\u2581"  # sentencepiece's spelling of a space
 _CHAR_BYTES = {char: byte for byte, char in tiktoken.BYTE_CHARS.items()}
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-# Where each part lists its members, how many it may have, and which are read.
-_PARTS = {
-    "normalizer": ("normalizers", 4, "NFC NFD NFKC NFKD Prepend Replace Strip"),
-    "pre_tokenizer": ("pretokenizers", 16, "ByteLevel Digits Metaspace Punctuation Split"),
-    "decoder": ("decoders", 8, "ByteFallback ByteLevel Fuse Metaspace Replace Strip"),
-    "post_processor": ("processors", 4, "ByteLevel TemplateProcessing"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +61,8 @@ class HubTokenizer:
     adds_bos: bool
     """the checkpoint's own tokenizer puts bos before a text; `encode` leaves that to the caller"""
     chat_template: str | None = None
+    marks: dict[str, str] = field(default_factory=dict)
+    """spellings of the other tokens that the checkpoint names: pad_token, unk_token, ..."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of text; no spelling becomes a control token, a lone surrogate becomes '?'."""
@@ -110,7 +111,7 @@ def load_tokenizer(folder: Path) -> HubTokenizer:
         document = read_json(path, limit=FILE_LIMIT)
     elif _has(folder, "tiktoken.model"):
         path = folder / "tiktoken.model"
-        named_by_id = {token["id"]: token["content"] for token in _decoder(path, config)}
+        named_by_id = {token["id"]: token["content"] for token in added_by_id(path, config)}
         with _library(f"{path} cannot be made a tokenizer"):
             document = json.loads(tiktoken.load(path, config, named_by_id).to_str())
     elif _has(folder, "tokenizer.model"):
@@ -123,10 +124,15 @@ def load_tokenizer(folder: Path) -> HubTokenizer:
             f"{folder} has no tokenizer: neither tokenizer.json nor tiktoken.model is there; "
             "fetch the one that its checkpoint came with"
         )
-    _check(path, document)
-    document["added_tokens"] = _added(path, document, config, named)
-    bos, eos = _name(named.get("bos_token")), _name(named.get("eos_token"))
-    found = replace(_build(path, document, bos, eos), chat_template=_template(folder, config))
+    check(path, document)
+    document["added_tokens"] = added_tokens(path, document, config, named)
+    bos, eos = spelling(named.get("bos_token")), spelling(named.get("eos_token"))
+    marks = {key: spelling(value) for key, value in named.items() if key in _MARKS}
+    found = replace(
+        _build(path, document, bos, eos),
+        chat_template=_template(folder, config),
+        marks={key: name for key, name in marks.items() if name is not None},
+    )
     if bos is None or found.adds_bos or config.get("add_bos_token") is not True:
         return found
     with _library(f"{path} cannot be made to put {shown(bos)} first"):
@@ -146,7 +152,9 @@ def save_tokenizer(tokenizer: HubTokenizer, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": None if tokenizer.bos is None else tokenizer.piece(tokenizer.bos),
         "eos_token": None if tokenizer.eos is None else tokenizer.piece(tokenizer.eos),
+        **tokenizer.marks,
         "add_bos_token": tokenizer.adds_bos,
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
     if tokenizer.chat_template is not None:
@@ -206,7 +214,9 @@ def _bytes_first(tokenizer: Tokenizer, merged: list[str], specials: Sequence[str
     pieces = [*(tiktoken.BYTE_CHARS[b] for b in range(256)), *merged]
     document = json.loads(tokenizer.to_str())
     document["model"]["vocab"] = {piece: i for i, piece in enumerate(pieces)}
-    document["added_tokens"] = [_token(name, len(pieces) + i) for i, name in enumerate(specials)]
+    document["added_tokens"] = [
+        special_token(name, len(pieces) + i) for i, name in enumerate(specials)
+    ]
     bos, eos = [*specials, None, None][:2]
     return _build(Path("tokenizer.json"), document, bos, eos)
 
@@ -262,132 +272,6 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
     return found
 
 
-def _check(path: Path, document: dict[str, Any]) -> None:
-    """Refuse what is malformed, absurd or unknown before the library sees it."""
-    model = document.get("model")
-    kind = model.get("type", "BPE") if isinstance(model, dict) else model
-    if not isinstance(model, dict) or kind != "BPE":
-        raise HubError(f"{path} has a model of type {shown(kind)}, and only BPE is read")
-    model["type"] = kind  # old files leave it out
-    vocab = model.get("vocab")
-    if not isinstance(vocab, dict) or not isinstance(model.get("merges"), list):
-        raise HubError(f"{path} has no vocab and merges in its model: {AGAIN}")
-    for piece, i in vocab.items():
-        if type(i) is not int or not 0 <= i < ID_LIMIT:
-            raise HubError(
-                f"{path} gives {shown(piece)} the id {shown(i)}, not 0 to {ID_LIMIT - 1}"
-            )
-    if len(set(vocab.values())) < len(vocab) or not vocab:
-        raise HubError(f"{path} has no vocabulary, or one id for two pieces: {AGAIN}")
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise HubError(f"{path} marks parts of words by a prefix or suffix, which is not read")
-    model["dropout"] = document["truncation"] = document["padding"] = None
-    parts = {kind: _parts(path, document, kind) for kind in _PARTS}
-    _check_growth(path, [*parts["normalizer"], *parts["decoder"]])
-    kinds = {part["type"] for part in parts["decoder"]}
-    if not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
-        raise HubError(
-            f"{path} decodes by {shown(sorted(kinds))}, and only byte-level vocabularies and those "
-            "with byte fallback or Metaspace are read"
-        )
-
-
-def _parts(path: Path, document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The members of a normalizer, pre-tokenizer, decoder or post-processor, in order."""
-    members, limit, known = _PARTS[kind]
-    waiting, parts = [document.get(kind)], list[dict[str, Any]]()
-    while waiting:
-        part = waiting.pop(0)
-        if part is None:
-            continue
-        name = str(part.get("type")) if isinstance(part, dict) else shown(part)
-        if name == "Sequence" and isinstance(part.get(members), list):
-            waiting = part[members] + waiting
-        elif name in known.split():
-            parts.append(part)
-        else:
-            raise HubError(f"{path} has a {kind} {name[:80]}, and only these are read: {known}")
-        if len(parts) + len(waiting) > limit:
-            raise HubError(f"{path} has a {kind} of more than {limit} parts, which is not read")
-    return parts
-
-
-def _check_growth(path: Path, parts: list[dict[str, Any]]) -> None:
-    """Replacing a letter by a page, ten times over, would fill the memory."""
-    for part in parts:
-        if part["type"] == "Prepend" and len(str(part.get("prepend"))) > 16:
-            raise HubError(f"{path} puts {shown(part['prepend'])} before text, over 16 characters")
-        if part["type"] == "Replace":
-            pattern = part.get("pattern")
-            old = pattern.get("String") if isinstance(pattern, dict) else None
-            room = len(old) if isinstance(old, str) and old else 1
-            if len(str(part.get("content"))) > room:
-                raise HubError(f"{path} replaces text by longer text, {shown(part)}: not read")
-
-
-def _decoder(path: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tokens of tokenizer_config.json's `added_tokens_decoder`, by id."""
-    found = config.get("added_tokens_decoder") or {}
-    if not isinstance(found, dict) or not all(re.fullmatch("[0-9]{1,7}", key) for key in found):
-        raise HubError(f"added_tokens_decoder beside {path} should map ids to tokens: {AGAIN}")
-    tokens = [
-        {**token, "id": int(key)} if isinstance(token, dict) else token
-        for key, token in found.items()
-    ]
-    return sorted((_sound(path, token) for token in tokens), key=lambda token: token["id"])
-
-
-def _sound(path: Path, token: Any) -> dict[str, Any]:
-    """An added token with id, spelling and every flag, nothing else."""
-    name = _name(token) if isinstance(token, dict) else None
-    if name is not None:
-        sound = {"id": token.get("id"), "content": name}
-        sound |= {flag: token.get(flag, False) for flag in _FLAGS}
-        if [type(value) for value in sound.values()] == [int, str, *[bool] * len(_FLAGS)] and (
-            0 <= sound["id"] < ID_LIMIT
-        ):
-            return sound
-    raise HubError(f"{path} or its config has an added token {shown(token)}: {AGAIN}")
-
-
-def _name(token: Any) -> str | None:
-    """A token's spelling, which may be written as an object; None where there is none."""
-    name = token.get("content") if isinstance(token, dict) else token
-    return name if isinstance(name, str) and name else None
-
-
-def _added(
-    path: Path, document: dict[str, Any], config: dict[str, Any], named: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The added tokens of both files by id, those that the configs name marked special."""
-    listed = document.get("added_tokens") or []
-    if not isinstance(listed, list):
-        raise HubError(f"{path} has no list of added tokens: {AGAIN}")
-    tokens: dict[str, dict[str, Any]] = {}
-    for token in [*(_sound(path, token) for token in listed), *_decoder(path, config)]:
-        name, i = token["content"], token["id"]
-        if tokens.setdefault(name, token)["id"] != i:
-            raise HubError(
-                f"{path} and its config give {shown(name)} two ids, {tokens[name]['id']} and {i}: "
-                f"{AGAIN}"
-            )
-        tokens[name] = token
-    more = named.get("additional_special_tokens")
-    values = [value for key, value in named.items() if key.endswith("_token")]
-    for name in map(_name, [*values, *(more if isinstance(more, list) else [])]):
-        if name is None:
-            continue
-        if name in tokens:
-            tokens[name]["special"] = True
-        elif name in document["model"]["vocab"]:
-            tokens[name] = _token(name, document["model"]["vocab"][name])
-    return sorted(tokens.values(), key=lambda token: token["id"])
-
-
-def _token(name: str, id: int) -> dict[str, Any]:
-    return {"id": id, "content": name, **dict.fromkeys(_FLAGS, False), "special": True}
-
-
 def _plain(document: dict[str, Any], controls: set[str]) -> dict[str, Any]:
     """The document of a tokenizer in which no text leads to a control token."""
     model = document["model"]
@@ -437,7 +321,7 @@ def _build(path: Path, document: dict[str, Any], bos: str | None, eos: str | Non
         specials=specials,
         hidden=frozenset(token["id"] for token in added if token["special"]),
         added={token["id"]: token["content"] for token in added},
-        byte_level="ByteLevel" in [part["type"] for part in _parts(path, document, "decoder")],
+        byte_level="ByteLevel" in [part["type"] for part in parts_of(path, document, "decoder")],
         bos=bos_id,
         eos=eos_id,
         adds_bos=bos_id is not None and first == [bos_id],

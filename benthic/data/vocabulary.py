@@ -76,6 +76,11 @@ class Vocabulary(ABC):
     def token_bytes(self, token: int) -> bytes:
         """The text of one id, empty for a special or an id out of use."""
 
+    def mark(self, token: int) -> str:
+        """The spelling of a control token that a reader should see; empty for any other id."""
+        tags = self.tags or ()
+        return (THINK, END_THINK)[tags.index(token)] if token in tags else ""
+
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
         """The narrowest that holds every id."""
@@ -247,6 +252,11 @@ class HubVocabulary(Vocabulary):
 
     def token_bytes(self, token: int) -> bytes:
         return self._bytes[token] if token < self.size else b""
+
+    def mark(self, token: int) -> str:
+        """As above, and what its checkpoint does not hide, as calls of tools."""
+        seen = token in self._special and token not in self.hub.hidden
+        return self.hub.piece(token) if seen else super().mark(token)
 
 
 def vocabulary_of(recipe: Recipe) -> Vocabulary:

@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from benthic.hub.files import CONFIG_LIMIT, HubError, read_json, shown
-from benthic.model.config import ModelConfig, RopeScaling
+from benthic.hub.keys import kinds, typed
+from benthic.hub.rope import rope_from_hub, rope_to_hub
+from benthic.model.config import ModelConfig
 
+_KINDS = kinds(ModelConfig)
+
+BLOCK_LIMIT = 1024  # rows or columns: a row of blocks is widened at a time
 ARCHITECTURES = {
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM",
@@ -74,6 +79,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "resid_pdrop": (0, 0.0, None),
     "moe_layer_freq": (1,),
     "rope_interleave": (True,),
+    "rope_interleaved": (False, None),  # SmolLM2 says that its halves are not
     "use_sliding_window": (False, None),
     "use_mrope": (False, None),
     "is_encoder_decoder": (False,),
@@ -81,27 +87,25 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (False, None),
 }
 # Of the file, of training, of sampling: the network is the same without them.
-_PASSED_OVER = {
-    *("architectures", "model_type", "auto_map", "torch_dtype", "dtype", "transformers_version"),
-    *("quantization_config", "rope_theta", "rope_scaling", "rope_parameters", "scoring_func"),
-    *("_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset"),
-    *("attn_implementation", "use_cache", "pad_token_id", "pretraining_tp", "ep_size", "tp_plan"),
-    *("aux_loss_alpha", "seq_aux", "output_router_logits", "router_aux_loss_coef"),
-    *("qk_head_dim", "layer_types", "sliding_window", "max_window_layers", "unsloth_version"),
-    *("unsloth_fixed", "transformers.js_config", "base_model_ep_plan", "use_mtp"),
-    *("model_max_length",),
-    *("return_dict", "output_hidden_states", "output_attentions", "torchscript", "use_bfloat16"),
-    *("tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_decoder", "prefix"),
-    *("cross_attention_hidden_size", "tie_encoder_decoder", "max_length", "min_length"),
-    *("do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
-    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
-    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_labels"),
-    *("num_return_sequences", "output_scores", "return_dict_in_generate", "problem_type"),
-    *("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "finetuning_task"),
-    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
-    *("id2label", "label2id", "tokenizer_class", "sep_token_id", "decoder_start_token_id"),
-    *("task_specific_params", "classifier_dropout"),
-}
+_OF_OTHERS = """
+    architectures model_type auto_map torch_dtype dtype transformers_version quantization_config
+    rope_theta rope_scaling rope_parameters scoring_func _name_or_path _commit_hash
+    _attn_implementation _attn_implementation_autoset attn_implementation use_cache pad_token_id
+    pretraining_tp ep_size tp_plan aux_loss_alpha seq_aux output_router_logits
+    router_aux_loss_coef qk_head_dim layer_types sliding_window max_window_layers
+    unsloth_version unsloth_fixed transformers.js_config base_model_ep_plan use_mtp
+    model_max_length return_dict output_hidden_states output_attentions torchscript use_bfloat16
+    tf_legacy_loss pruned_heads chunk_size_feed_forward is_decoder prefix
+    cross_attention_hidden_size tie_encoder_decoder max_length min_length do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    bad_words_ids num_labels num_return_sequences output_scores return_dict_in_generate
+    problem_type forced_bos_token_id forced_eos_token_id remove_invalid_values finetuning_task
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens id2label label2id
+    tokenizer_class sep_token_id decoder_start_token_id task_specific_params classifier_dropout
+    is_llama_config neftune_noise_alpha max_sequence_length
+"""
+_PASSED_OVER = frozenset(_OF_OTHERS.split())
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class Fp8Format:
 
     block: tuple[int, int] = (128, 128)
     scale_fmt: Literal["float", "ue8m0"] = "float"
+    scale_dtype: Literal["F32", "BF16", "F8_E8M0"] = "F32"
+    """of the scales in the file, which `config.json` does not say"""
 
     def to_hub(self) -> dict[str, Any]:
         """The `quantization_config` of DeepSeek's releases."""
@@ -124,10 +130,14 @@ class Fp8Format:
 
 def read_config(folder: Path) -> tuple[ModelConfig, Fp8Format | None]:
     """Shape and FP8 format of a checkpoint's folder; HubError names file and key."""
-    path = folder / "config.json"
+    return read_config_file(folder / "config.json")[1:]
+
+
+def read_config_file(path: Path) -> tuple[dict[str, Any], ModelConfig, Fp8Format | None]:
+    """A `config.json`: its keys, the shape and the FP8 format; HubError names file and key."""
     keys = read_json(path, limit=CONFIG_LIMIT)
     try:
-        return from_hub(keys), fp8_format(keys)
+        return keys, from_hub(keys), fp8_format(keys)
     except ValueError as error:
         raise HubError(f"{path}: {error}") from error
 
@@ -158,7 +168,7 @@ def from_hub(keys: Mapping[str, Any]) -> ModelConfig:
     own: dict[str, Any] = {"model_type": family}
     for key, value in keys.items():
         if key in wanted:
-            own[key] = _NULL[key] if value is None and key in _NULL else _typed(key, value)
+            own[key] = _NULL[key] if value is None and key in _NULL else typed(key, value, _KINDS)
         elif key in _FIXED:
             if not any(value == run and type(value) is type(run) for run in _FIXED[key]):
                 raise ValueError(
@@ -168,7 +178,7 @@ def from_hub(keys: Mapping[str, Any]) -> ModelConfig:
             # Latent attention has a key for each head and a width of its own for what is rotated:
             # other numbers are left-overs of transformers' classes, which no program heeds.
             if value is not None:
-                _typed(key, value)
+                typed(key, value, _KINDS)
         elif key not in _PASSED_OVER:
             raise ValueError(
                 f"the key {shown(key)} is not supported, since it may change the network: if you "
@@ -180,7 +190,9 @@ def from_hub(keys: Mapping[str, Any]) -> ModelConfig:
     if latent:
         _check_scores(keys, family)
     _check_windows(keys)
-    own["rope_theta"], own["rope_scaling"] = _rope(keys, own["max_position_embeddings"], latent)
+    own["rope_theta"], own["rope_scaling"] = rope_from_hub(
+        keys, own["max_position_embeddings"], latent
+    )
     return ModelConfig(**own)
 
 
@@ -215,7 +227,7 @@ def to_hub(config: ModelConfig) -> dict[str, Any]:
         out["use_sliding_window"] = False
     if config.model_type == "qwen2":
         del out["attention_bias"]  # no key there: the biases are always on
-    return out | _rope_keys(config)
+    return out | rope_to_hub(config)
 
 
 def fp8_format(keys: Mapping[str, Any]) -> Fp8Format | None:
@@ -240,10 +252,10 @@ def fp8_format(keys: Mapping[str, Any]) -> Fp8Format | None:
         )
     block = quantization.get("weight_block_size", [128, 128])
     whole = isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)
-    if not whole or not all(1 <= b <= 1 << 16 for b in block):
+    if not whole or not all(1 <= b <= BLOCK_LIMIT for b in block):
         raise ValueError(
             f"quantization_config.weight_block_size is {shown(block)}: two whole numbers from 1 "
-            f"to {1 << 16} are needed"
+            f"to {BLOCK_LIMIT} are needed"
         )
     return Fp8Format((block[0], block[1]), cast(Literal["float", "ue8m0"], scales))
 
@@ -268,30 +280,6 @@ def _absent(key: str, family: str) -> Any:
     return known[key]
 
 
-def _kinds(owner: type) -> dict[str, type]:
-    bare = {int: int, float: float, bool: bool, int | None: int}
-    return {f.name: bare.get(f.type, str) for f in fields(owner)}  # type: ignore
-
-
-_KINDS, _ROPE_KINDS = _kinds(ModelConfig), _kinds(RopeScaling)
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a short string"}
-
-
-def _typed(key: str, value: Any, kinds: Mapping[str, type] = _KINDS, at: str = "") -> Any:
-    """The value as the field's type; a list of end tokens gives its first."""
-    if key in ("eos_token_id", "bos_token_id") and isinstance(value, list) and value:
-        value = value[0]
-    kind = kinds[key]
-    right = type(value) is kind or (kind is float and type(value) is int)
-    if right and kind is float:
-        right = abs(value) < 1e300  # neither NaN nor more than a float holds
-    elif right and kind is str:
-        right = len(value) <= 80
-    if not right:
-        raise ValueError(f"{at}{key} is {shown(value)}: it must be {_WORDS[kind]}")
-    return kind(value)
-
-
 def _check_scores(keys: Mapping[str, Any], family: str) -> None:
     wanted = "sigmoid" if family == "deepseek_v3" else "softmax"
     if keys.get("scoring_func", wanted) != wanted:
@@ -308,81 +296,6 @@ def _check_windows(keys: Mapping[str, Any]) -> None:
         raise ValueError(
             f"layer_types is {shown(kinds)}, which is not supported: only 'full_attention' is"
         )
-
-
-def _rope(keys: Mapping[str, Any], longest: int, latent: bool) -> tuple[float, RopeScaling]:
-    """Base and scaling, from `rope_parameters` or from `rope_theta` and `rope_scaling`."""
-    read = []
-    for name in ("rope_parameters", "rope_scaling"):
-        given = keys.get(name)
-        if given is not None and not isinstance(given, dict):
-            raise ValueError(f"{name} is {shown(given)}: it must be an object")
-        if given:
-            read.append(_rope_of(name, given, keys.get("rope_theta"), longest, latent))
-    if len(read) == 2 and read[0] != read[1]:
-        raise ValueError("rope_parameters and rope_scaling differ: leave one of them")
-    return read[0] if read else _rope_of("", {}, keys.get("rope_theta"), longest, latent)
-
-
-def _rope_of(
-    name: str, given: dict[str, Any], base: Any, longest: int, latent: bool
-) -> tuple[float, RopeScaling]:
-    scaling = dict(given)
-    nested = scaling.pop("rope_theta", None)
-    if None not in (base, nested) and base != nested:
-        raise ValueError(f"rope_theta is {shown(base)}, and {shown(nested)} in {name}: leave one")
-    base = base if nested is None else nested
-    theta = 10000.0 if base is None else _typed("rope_theta", base)
-    named = [scaling.pop(word) for word in ("rope_type", "type") if word in scaling]
-    kind = next((word for word in named if word is not None), "default")
-    if any(word not in (None, kind) for word in named):
-        raise ValueError(f"{name}'s 'type' and 'rope_type' differ: leave one of them")
-    if kind not in ("default", "linear", "yarn", "llama3"):
-        raise ValueError(
-            f"{name}'s type is {shown(kind)}, which is not supported: default, linear, yarn and "
-            "llama3 are"
-        )
-    own: dict[str, Any] = {"rope_type": kind}
-    for key, value in scaling.items():
-        if key not in _ROPE_KINDS:
-            raise ValueError(
-                f"{name}'s key {shown(key)} is not supported: it may change the angles"
-            )
-        if value is not None:
-            own[key] = _typed(key, value, _ROPE_KINDS, name + "'s ")
-    if latent and kind in ("linear", "llama3") and own.get("mscale_all_dim"):
-        raise ValueError(
-            f"{name}'s mscale_all_dim is given with the type {kind!r}, where programs disagree: "
-            "remove it, or set the type to 'yarn'"
-        )
-    if own.get("attention_factor") == 0:
-        raise ValueError(f"{name}'s attention_factor is 0: it must be positive")
-    if kind in ("yarn", "llama3"):
-        own.setdefault("original_max_position_embeddings", longest)
-    if kind != "default" and "factor" not in own:
-        if kind != "yarn" or own["original_max_position_embeddings"] < 1:
-            raise ValueError(f"{name} of type {kind!r} needs the key 'factor': add it")
-        own["factor"] = longest / own["original_max_position_embeddings"]
-    return theta, RopeScaling(**own)
-
-
-def _rope_keys(config: ModelConfig) -> dict[str, Any]:
-    """The releases' spelling, which every program still reads."""
-    scaling, empty = config.rope_scaling, RopeScaling()
-    out: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_scaling": None}
-    if scaling.rope_type == "default":
-        return out
-    given = {f.name: getattr(scaling, f.name) for f in fields(scaling)}
-    spelt = _SPELT_OUT[scaling.rope_type]
-    kept = {k: v for k, v in given.items() if k in spelt or v != getattr(empty, k)}
-    return out | {"rope_scaling": {"type": scaling.rope_type, **kept}}
-
-
-_SPELT_OUT = {  # even where they are our defaults
-    "linear": {"factor"},
-    "yarn": {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
-}
 
 
 def presets() -> list[str]:

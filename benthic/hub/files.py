@@ -24,6 +24,7 @@ DEPTH_LIMIT = 64  # lists and objects within each other, far below where the par
 DIGITS_LIMIT = 100  # of a number; tokenizer_config.json may say 10**30 for "no limit"
 NAME_LIMIT = 512  # characters of a tensor's name
 INDEX = "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model")
 AGAIN = "fetch the file again, or ask its author for a sound one"
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 from benthic.cost import flops
 from benthic.folder import RunFolder, machine
-from benthic.hub.config import ARCHITECTURES, Fp8Format, fp8_format, from_hub, presets, to_hub
+from benthic.hub.config import ARCHITECTURES, Fp8Format, presets, read_config_file, to_hub
 from benthic.hub.files import (
     CONFIG_LIMIT,
     INDEX,
+    TOKENIZERS,
     HubError,
     Index,
     read_index,
@@ -56,7 +57,6 @@ FREE = 0.1
 """share of a device's memory that is left for activations and the program"""
 
 _TOKENIZER_LIMIT = 8 << 20  # bytes of tokenizer_config.json
-_TOKENIZERS = ("tokenizer.json", "tiktoken.model", "tokenizer.model")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _CODE = (".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -250,11 +250,7 @@ def _alone(kind: Kind, path: Path) -> _Seen:
 
 def _read(path: Path) -> tuple[dict[str, Any], ModelConfig, Fp8Format | None, str]:
     """Keys, shape, FP8 format, and the dtype of plain weights: bf16 where none is named."""
-    keys = read_json(path, limit=CONFIG_LIMIT)
-    try:
-        config, fp8 = from_hub(keys), fp8_format(keys)
-    except ValueError as error:
-        raise HubError(f"{path}: {error}") from error
+    keys, config, fp8 = read_config_file(path)
     named = str(keys.get("torch_dtype", keys.get("dtype")))
     return keys, config, fp8, _DTYPES.get(named.removeprefix("torch."), "BF16")
 
@@ -357,7 +353,7 @@ def _tally(origin: Origin, tensors: Iterable[tuple[str, int]]) -> Stored:
 
 def _files(folder: Path, findings: list[str]) -> Files:
     names = os.listdir(folder)
-    tokenizer = next((name for name in _TOKENIZERS if name in names), None)
+    tokenizer = next((name for name in TOKENIZERS if name in names), None)
     template = "chat_template.jinja" in names
     try:
         if tokenizer:

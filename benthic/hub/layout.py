@@ -129,9 +129,10 @@ def fitted(config: ModelConfig, fp8: Fp8Format | None, checkpoint: Checkpoint) -
     """Check the checkpoint's tensors, names, shapes and dtypes, against the config's.
 
     Returns the config, without its prediction block where the files hold none of it, as those that
-    transformers writes. Its copies of embedding and head may be missing, a tied head be there; old
-    Llama files keep rotary frequencies. HubError names the first tensor that is missing,
-    unexpected, or of another shape or dtype.
+    transformers writes. The block's copies of embedding and head may be missing. Passed over are a
+    block that config.json does not name, a tied head, and the rotary frequencies of old Llama
+    files. HubError names the first tensor that is missing, unexpected, or of another shape or
+    dtype.
     """
     held = checkpoint.entries
     ahead = f"model.layers.{config.num_hidden_layers}."
@@ -150,8 +151,11 @@ def fitted(config: ModelConfig, fp8: Fp8Format | None, checkpoint: Checkpoint) -
         _check(shard, name, entry, shape, _PLAIN + ("F8_E4M3",) * in_fp8(name))
         if entry.dtype == "F8_E4M3":
             _check_scale(checkpoint, name, shape, fp8)
+    unnamed = ahead + "eh_proj.weight" in held and not config.num_nextn_predict_layers
     for name, (shard, entry) in held.items():
         if name in wanted or name.endswith(".rotary_emb.inv_freq"):
+            continue
+        if unnamed and name.startswith(ahead):
             continue
         if config.tie_word_embeddings and name == HEAD:
             _check(shard, name, entry, wanted[EMBEDDING], _PLAIN)

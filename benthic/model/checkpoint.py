@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from benthic.hub.config import Fp8Format, read_config
-from benthic.hub.files import HubError
-from benthic.hub.layout import EMBEDDING, HEAD, SCALE, fitted, is_copy
+from benthic.hub.files import AGAIN, HubError
+from benthic.hub.layout import EMBEDDING, HEAD, SCALE, fitted, in_fp8, is_copy
 from benthic.hub.safetensors import Checkpoint, Entry, Shard, open_checkpoint, open_shard
 from benthic.model.config import ModelConfig
 from benthic.model.fp8 import SCALE_MAX, dequantise_into, to_fp8
@@ -45,7 +45,6 @@ _INFINITY = {
     torch.float8_e4m3fn: 0x7F,
 }
 """the bits of the first pattern that is no finite number, without the sign"""
-_AGAIN = "fetch the file again, or ask its author for a sound one"
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,25 @@ class Source:
     @property
     def dtype(self) -> torch.dtype:
         """Of the embedding, which is never in FP8: the checkpoint's own precision."""
-        return DTYPES[self.checkpoint.entries["model.embed_tokens.weight"][1].dtype]
+        return DTYPES[self.checkpoint.entries[EMBEDDING][1].dtype]
+
+    @property
+    def keeps_fp8(self) -> bool:
+        """Whether a model can hold the weights in FP8 as they are: all projections, no biases."""
+        entries = self.checkpoint.entries.items()
+        whole = all(e.dtype == "F8_E4M3" for name, (_, e) in entries if in_fp8(name))
+        return self.fp8 is not None and whole and not (self.config.qkv_bias or self.config.mlp_bias)
 
 
 def open_source(folder: Path) -> Source:
     """Read config, index and headers; HubError if they do not fit each other."""
     config, fp8 = read_config(folder)
     checkpoint = open_checkpoint(folder)
-    return Source(checkpoint, fitted(config, fp8, checkpoint), fp8)
+    config = fitted(config, fp8, checkpoint)
+    scales = {e.dtype for name, (_, e) in checkpoint.entries.items() if name.endswith(SCALE)}
+    if fp8 and len(scales) == 1:
+        fp8 = replace(fp8, scale_dtype=cast(Any, scales.pop()))
+    return Source(checkpoint, config, fp8)
 
 
 def import_hub(
@@ -81,7 +91,17 @@ def import_hub(
     FP8 weights are widened block by block, or, with `keep_fp8`, kept and widened when used. Raises
     HubError naming file and tensor, or `MemoryNeeded` if the model is larger than the memory.
     """
-    source = open_source(folder)
+    return model_of(open_source(folder), device=device, dtype=dtype, keep_fp8=keep_fp8)
+
+
+def model_of(
+    source: Source,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    keep_fp8: bool = False,
+) -> LanguageModel:
+    """`import_hub` of a folder that has been looked at."""
     model = empty_model(
         source.config,
         device=device,
@@ -197,8 +217,8 @@ def fill(model: LanguageModel, source: Source) -> None:
     for name, target in targets.items():
         if target.dtype == torch.float8_e4m3fn and held[name][1].dtype != "F8_E4M3":
             raise HubError(
-                f"{held[name][0].path} holds {name} in {held[name][1].dtype}, and config.json says "
-                "FP8: import it widened, without keeping FP8"
+                f"{held[name][0].path} holds {name} in {held[name][1].dtype}, beside others in "
+                "FP8, and a model keeps all of them in FP8 or none: import it widened, as bf16"
             )
     names = [name for name in targets if not is_copy(name)]
     names.sort(key=lambda name: (str(held[name][0].path), held[name][1].start))
@@ -231,8 +251,11 @@ def fill(model: LanguageModel, source: Source) -> None:
                     pass
         finally:
             torch.set_num_threads(threads)
+        twins = [name for name in targets if is_copy(name) and name in held]
         if model.config.tie_word_embeddings and HEAD in held:
-            reader(HEAD).check_same(targets[EMBEDDING])
+            twins.append(HEAD)
+        for name in twins:
+            reader(name).check_same(targets.get(name, targets[EMBEDDING]))
 
 
 @dataclass(frozen=True)
@@ -271,14 +294,21 @@ class _Reader:
                 part.copy_(there)
 
     def check_same(self, target: Tensor) -> None:
-        """Refuse a tied head that is not the embedding: programs disagree which of them counts."""
+        """Refuse a second copy that differs: a model has one, and programs disagree which counts.
+
+        It is an embedding or a head: a tied one, or the prediction block's.
+        """
         for rows in self._chunks(1):
             read = torch.empty(target[rows].shape, dtype=DTYPES[self.entry.dtype])
             self._read(read, rows.start)
             if not torch.equal(self._converted(read, target.dtype), target[rows].cpu()):
+                first = HEAD if self.name.endswith(".head.weight") else EMBEDDING
+                remedy = "tie_word_embeddings to false"
+                if self.name != HEAD:
+                    remedy = "num_nextn_predict_layers to 0, which leaves the block out"
                 raise HubError(
-                    f"{self.shard.path} holds {self.name}, which is not {EMBEDDING} though "
-                    "config.json ties them: set tie_word_embeddings to false, or remove the tensor"
+                    f"{self.shard.path} holds {self.name}, which should be a copy of {first} and "
+                    f"is not: in config.json, set {remedy}"
                 )
 
     def _chunks(self, multiple: int) -> list[slice]:
@@ -321,7 +351,7 @@ class _Reader:
             )
 
     def _fault(self, found: str) -> HubError:
-        return HubError(f"{self.shard.path} holds {self.name} with {found} in it: {_AGAIN}")
+        return HubError(f"{self.shard.path} holds {self.name} with {found} in it: {AGAIN}")
 
 
 def all_finite(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +55,8 @@ def export_hub(
 ) -> None:
     """Write config and weights into `folder`, which is made; programs load it as it is.
 
-    A model that holds FP8 weights is written with them as they are under `precision` "fp8" and the
-    format they came in; other precisions and blocks need it imported widened (ValueError). An
+    A model that holds FP8 weights is written with them as they are, scales in the dtype they came
+    in, under `precision` "fp8" and that format; others need it imported widened (ValueError). An
     earlier checkpoint in the folder goes; the config comes last, and with it the folder is whole.
     """
     blocks = {m.block for m in model.modules() if isinstance(m, BlockLinear | BlockExperts)}
@@ -71,6 +71,8 @@ def export_hub(
         )
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
+    if fp8 and not stored:
+        fp8 = replace(fp8, scale_dtype="F32")
     plan = _plan(model, precision, fp8)
     shards = _shards(plan, shard_bytes)
     views = hub_tensors(model)
@@ -84,7 +86,9 @@ def export_hub(
         total = sum(w.nbytes for w in plan)
         index = {"metadata": {"total_size": total}, "weight_map": where}
         _write_json(folder / INDEX, index)
-    keys = to_hub(model.config) | {"dtype": str(_TORCH[precision]).removeprefix("torch.")}
+    named = str(_TORCH[precision]).removeprefix("torch.")
+    # By both names: vLLM, SGLang and transformers before 4.56 know only the older.
+    keys = to_hub(model.config) | {"dtype": named, "torch_dtype": named}
     if precision == "fp8" and fp8:
         keys["quantization_config"] = fp8.to_hub()
     _write_json(folder / "generation_config.json", _generation(keys))
@@ -95,8 +99,10 @@ def _plan(model: LanguageModel, precision: Precision, fp8: Fp8Format | None) -> 
     plan = []
     for name, shape in layout(model.config, fp8 if precision == "fp8" else None).items():
         dtype = _TORCH[precision]
-        if name.endswith((SCALE, "e_score_correction_bias")):
+        if name.endswith("e_score_correction_bias"):
             dtype = torch.float32
+        elif fp8 and name.endswith(SCALE):
+            dtype = DTYPES[fp8.scale_dtype]
         elif precision == "fp8" and in_fp8(name):
             dtype = torch.float8_e4m3fn
         plan.append(_Written(name, dtype, shape))

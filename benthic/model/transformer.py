@@ -155,6 +155,8 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Embedding, Router)):
                 module.weight.normal_(0.0, std, generator=generator)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    module.bias.zero_()
             elif isinstance(module, Experts):
                 module.gate_up_proj.normal_(0.0, std, generator=generator)
                 module.down_proj.normal_(0.0, std, generator=generator)

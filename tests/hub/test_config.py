@@ -533,6 +533,11 @@ AT_FAULT: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "rope_scaling.high_freq_factor = 1 must exceed low_freq_factor = 4",
     ),
+    "neighbours turned together": (
+        "llama-3.1-8b",
+        {"rope_interleaved": True},
+        "rope_interleaved is True",
+    ),
     "a base of one": (
         "deepseek-v3",
         {"rope_theta": 1, "rope_scaling": YARN_OLD},
@@ -552,6 +557,12 @@ def test_what_is_not_supported_is_refused_by_name(case: tuple[str, dict[str, Any
 def check_sentence(text: str) -> None:
     """One line, of a length that can be read, with a remedy or the values that would do."""
     assert text.isprintable() and len(text) < 500
+
+
+def test_what_smollm2_adds_says_nothing_of_the_network() -> None:
+    added = {"is_llama_config": True, "rope_interleaved": False, "neftune_noise_alpha": None}
+    keys = changed("llama-3.1-8b")
+    assert from_hub(keys | added | {"max_sequence_length": 2048}) == from_hub(keys)
 
 
 @pytest.mark.parametrize(
@@ -581,6 +592,10 @@ QUANTIZED: dict[str, tuple[Any, str]] = {
     "zero": (
         {"quant_method": "fp8", "weight_block_size": [0, 128]},
         "quantization_config.weight_block_size is [0, 128]",
+    ),
+    "blocks that no scratch memory holds": (
+        {"quant_method": "fp8", "weight_block_size": [128, 1025]},
+        "quantization_config.weight_block_size is [128, 1025]",
     ),
     "bool": (
         {"quant_method": "fp8", "weight_block_size": [True, 128]},

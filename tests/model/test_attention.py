@@ -106,7 +106,7 @@ def test_rotation_is_complex_multiplication(
     x = noise(3, 2 * pairs, seed=seed)
     cos, sin = rope_tables(128, 2 * pairs, theta)
     turned = rotate(x, cos[position], sin[position])
-    torch.testing.assert_close(turned, rotate_reference(x, position, theta), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(turned, rotate_reference(x, position, theta), atol=1e-4, rtol=1e-4)
 
 
 @given(first=st.integers(0, 50), second=st.integers(0, 50), shift=st.integers(0, 70))

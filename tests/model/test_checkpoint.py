@@ -243,6 +243,31 @@ def test_copies_and_old_frequencies_may_come_or_go(tmp_path: Path) -> None:
     check_equal(import_hub(put(tmp_path / "llama", FAMILIES["llama"], old)), wanted)
 
 
+@pytest.mark.parametrize("part", ["embed_tokens", "shared_head.head"])
+def test_a_copy_must_be_one(part: str, tmp_path: Path) -> None:
+    """Or the prediction block is left out."""
+    tensors = hub_tensors(lively(FAMILIES["v3"]))
+    name = f"model.layers.3.{part}.weight"
+    changed = tensors[name].clone()
+    changed[-1, -1] += 1
+    folder = put(tmp_path / "hub", FAMILIES["v3"], tensors | {name: changed})
+    first = {"embed_tokens": "model.embed_tokens.weight"}.get(part, "lm_head.weight")
+    text = refusal(folder)
+    assert f"holds {name}, which should be a copy of {first} and is not" in text
+    put(folder, FAMILIES["v3"], tensors | {name: changed}, num_nextn_predict_layers=0)
+    main = {n: t for n, t in tensors.items() if not n.startswith("model.layers.3.")}
+    check_equal(import_hub(folder), main)
+    changed[-1, -1] = math.nan
+    put(folder, FAMILIES["v3"], tensors | {name: changed})
+    assert f"{name} with a NaN" in refusal(folder)
+
+
+def test_a_layer_more_than_the_config_names_is_no_prediction_block(tmp_path: Path) -> None:
+    tensors = hub_tensors(lively(FAMILIES["moonlight"]))
+    folder = put(tmp_path / "hub", FAMILIES["moonlight"], tensors, num_hidden_layers=2)
+    assert "holds the tensor 'model.layers.2." in refusal(folder)
+
+
 def test_a_file_without_the_prediction_block_is_read_without_it(tmp_path: Path) -> None:
     main = replace(FAMILIES["v3"], num_nextn_predict_layers=0)
     wanted = hub_tensors(lively(main))
@@ -273,7 +298,10 @@ def test_a_tied_head_that_is_there_must_be_the_embedding(name: str, tmp_path: Pa
         {n: t if "e_score" in n else t.bfloat16() for n, t in tensors.items()},
     )
     other = put(tmp_path / "other", FAMILIES[name], tensors | {"lm_head.weight": embedding + 1})
-    assert f"{other / SINGLE} holds lm_head.weight, which is not model.embed_t" in refusal(other)
+    assert (
+        f"{other / SINGLE} holds lm_head.weight, which should be a copy of model.embed_t"
+        in refusal(other)
+    )
     short = put(tmp_path / "short", FAMILIES[name], tensors | {"lm_head.weight": embedding[1:]})
     assert "holds lm_head.weight as (69, 24), and config.json asks for (70, 24)" in refusal(short)
 
@@ -383,7 +411,7 @@ def test_a_plain_weight_among_fp8_is_read_widened_alone(tmp_path: Path) -> None:
     rewrite(tmp_path, held)
     assert torch.equal(hub_tensors(import_hub(tmp_path))[WEIGHT], held[WEIGHT])
     text = refusal(tmp_path, keep_fp8=True)
-    assert f"{tmp_path / SINGLE} holds {WEIGHT} in BF16" in text and "without keeping" in text
+    assert f"{tmp_path / SINGLE} holds {WEIGHT} in BF16" in text and "widened, as bf16" in text
 
 
 def without_scale(held: dict[str, Tensor]) -> None:

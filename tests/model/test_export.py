@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benthic.hub.config import Fp8Format, read_config
 from benthic.hub.files import INDEX
 from benthic.hub.layout import SCALE, in_fp8, layout
 from benthic.hub.safetensors import SINGLE, open_checkpoint, read_header
-from benthic.model.checkpoint import hub_tensors, import_hub
+from benthic.model.checkpoint import hub_tensors, import_hub, open_source
 from benthic.model.config import ModelConfig, RopeScaling
 from benthic.model.export import export_hub
 from benthic.model.fp8 import quantise, quantise_model
@@ -159,6 +159,28 @@ def test_kept_fp8_goes_out_as_it_came(name: str, fp8: Fp8Format, tmp_path: Path)
     check_same(held_in(tmp_path / "two"), held_in(tmp_path / "one"))
     one, two = ((tmp_path / part / "config.json").read_text() for part in ("one", "two"))
     assert one == two and len(files(tmp_path / "two")) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e8m0fnu, torch.bfloat16])
+def test_scales_go_out_in_the_dtype_they_came_in(dtype: torch.dtype, tmp_path: Path) -> None:
+    fp8 = Fp8Format((16, 8), "ue8m0")
+    export_hub(lively(FAMILIES["v3"]), tmp_path / "one", precision="fp8", fp8=fp8)
+    held = held_in(tmp_path / "one")
+    narrow = {n: t.to(dtype) if n.endswith(SCALE) else t for n, t in held.items()}
+    save_file(narrow, tmp_path / "one" / SINGLE)
+    found = open_source(tmp_path / "one").fp8
+    kept = import_hub(tmp_path / "one", keep_fp8=True)
+    export_hub(kept, tmp_path / "two", precision="fp8", fp8=found)
+    check_same(held_in(tmp_path / "two"), narrow)
+    # Made anew, they are as long as they need to be.
+    export_hub(import_hub(tmp_path / "one"), tmp_path / "three", precision="fp8", fp8=found)
+    assert read_config(tmp_path / "three")[1] == fp8
+
+
+def test_the_dtype_is_named_in_both_spellings(tmp_path: Path) -> None:
+    export_hub(lively(FAMILIES["llama"]), tmp_path, precision="bf16")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
 
 
 def test_a_model_quantised_in_memory_writes_the_same(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from benthic.model.checkpoint import hub_tensors
 from benthic.model.config import ModelConfig, RopeScaling
 from benthic.model.fp8 import to_fp8
 from benthic.model.gguf import Precision, export_gguf
+from benthic.model.gguf_vocabulary import SPLITTINGS
 from benthic.model.rope import rope_tables
 from benthic.model.transformer import LanguageModel
 
@@ -567,7 +568,7 @@ def in_turn(*parts: Shape) -> Shape:
 
 
 DIGITS = {"type": "Digits", "individual_digits": True}
-BY_NAME = {name: patterns for patterns, _, name in module.SPLITTINGS}
+BY_NAME = {name: patterns for patterns, _, name in SPLITTINGS}
 V3_PATTERN = (  # with the ends of lines themselves, as in DeepSeek's file
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^"""
     "\r\n"

@@ -10,7 +10,7 @@ from benthic.model.attention import SHORT
 from benthic.model.config import ModelConfig, RopeScaling
 from benthic.model.grouped import GroupedAttention, grouped_reference
 from benthic.model.rope import rope_tables
-from benthic.model.transformer import LanguageModel
+from benthic.model.transformer import LanguageModel, initialise
 
 YARN = RopeScaling(
     rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, beta_fast=2.0
@@ -143,3 +143,18 @@ def test_a_mask_shuts_documents_off() -> None:
         head, _ = module(x[:, :4], cos[:4], sin[:4], None)
         tail, _ = module(x[:, 4:], cos[4:], sin[4:], None)
     torch.testing.assert_close(out, torch.cat([head, tail], 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_starts_the_same_whatever_was_drawn_before() -> None:
+    """Biases at zero: what torch puts there by itself depends on the global seed."""
+    config = shape(model_type="qwen2", attention_bias=True)
+    first = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = LanguageModel(config)
+        initialise(model, torch.Generator().manual_seed(0))
+        first.append(model.state_dict())
+    assert first[0].keys() == first[1].keys()
+    for name, tensor in first[0].items():
+        assert torch.equal(tensor, first[1][name]), name
+        assert not name.endswith("bias") or not tensor.any()
