@@ -154,9 +154,14 @@ def main() -> None:
     """Dispatch; an error of the user's ends in one sentence and exit code 1, a stop in 130."""
     import tyro
 
-    app = tyro.extras.SubcommandApp()
-    for verb in (run, chat, inspect, export, doctor):
+    from benthic import cli_cost
+
+    app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
+    for verb in (run, chat, inspect, export, doctor, cli_cost.plan, cli_cost.thrift):
         app.command(verb)
+    for verb in (cli_cost.deepseek, cli_cost.fleet):
+        money.command(verb)
+    app.command(money, name="cost", help="What was spent, and what things cost.")
     try:
         code = app.cli(
             prog="benthic",

@@ -22,6 +22,7 @@ from pathlib import Path
 from benthic.cost.figures import (
     COLUMNS,
     UNITS,
+    CostError,
     Figure,
     cells_of,
     days,
@@ -31,7 +32,8 @@ from benthic.cost.figures import (
     summary,
     wrong_unit,
 )
-from benthic.cost.figures import CostError as CostError
+
+__all__ = ["Catalog", "CostError", "Figure", "Gpu", "load"]
 
 FOLDER = Path(__file__).with_name("catalog")
 FIGURES = ("hardware", "purchases", "rents", "site", "finance", "staff", "reliability", "research")
@@ -46,7 +48,6 @@ TABLES = {
 DATED = ("rent.", "purchase.")  # keys of observations: several rows, told apart by their dates
 
 _VENDORS = re.compile(r"nvidia|amd|google|huawei|intel|apple|geforce|tesla|instinct|[^a-z0-9]")
-
 
 GPU_FIELDS = {  # what a key <gpu>.<field> measures
     "bf16_flops": "FLOP/s",
@@ -110,7 +111,7 @@ class Catalog:
 
     def figure(self, key: str, date: str | None = None) -> Figure:
         """The figure of `key`; where it has dated observations, those up to `date` (YYYY[-MM[-DD]],
-        by default the newest) as one.
+        by default the newest) as one. Other keys have one row, whatever the date.
 
         Such a summary is the lower median of the observations within PERIOD of the newest, so it is
         a price that somebody asked, with the lowest and the highest of them around it.
@@ -225,11 +226,9 @@ class Catalog:
         if key in self._shipped or key in self._own:
             return key
         parts = key.strip().lower().split(".")
-        gpu = "rent" in parts or "purchase" in parts or parts[-1] in GPU_FIELDS
-        if gpu and len(parts) > 1:
-            place = 1 if parts[0] in ("rent", "purchase") else 0
-            entry = self._names.get(_plain(parts[place]))
-            parts[place] = entry["name"].lower() if entry else parts[place]
+        place = 1 if parts[0] in ("rent", "purchase") else 0
+        if len(parts) > 1 and (entry := self._names.get(_plain(parts[place]))):
+            parts[place] = entry["name"].lower()
         return ".".join(parts)
 
     def _rows(self, key: str) -> list[Figure]:

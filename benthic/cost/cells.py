@@ -1,9 +1,9 @@
 """Cells that a spreadsheet shows and never runs.
 
-A text that begins with = + - @ (or their full-width twins), a tab or a line's end is taken for a
-formula by spreadsheets, wherever it came from: a model's name, a note, a path. Such a text gets an
-apostrophe before it, which spreadsheets take as the sign of a text. Numbers stay numbers, negative
-ones too. Quoting commas and quotes is the work of the csv module.
+A text that begins with = + - @ or one of their wide twins, blanks, tabs and line ends before it or
+not, is taken for a formula by spreadsheets, wherever it came from: a model's name, a note, a path.
+Such a text gets an apostrophe before it, which spreadsheets take as the sign of a text. Numbers
+stay numbers, negative ones too. Quoting commas and quotes is the work of the csv module.
 """
 
 import re
@@ -11,7 +11,7 @@ from math import isfinite
 
 from benthic.cost.catalog import CostError
 
-_FORMULA = re.compile(r"\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20\u2212]")
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
@@ -28,5 +28,5 @@ def cell(value: object) -> str:
     text = str(value)
     if isinstance(value, int | float) or _NUMBER.fullmatch(text):
         return text
-    guard = "'" if _FORMULA.match(text) else ""
-    return guard + _BREAKS.sub(" ", text)
+    line = _BREAKS.sub(" ", text)
+    return f"'{line}" if _FORMULA.match(line) else line

@@ -2,9 +2,9 @@
 
 A run of `tokens` through `active` parameters takes 6 * active * tokens FLOP at the least (attention
 is on top); over the hours of its GPUs and their peak this is the utilisation (MFU) that the row
-implies. No published run of transformers is known above 0.62 of the peak or, unless tiny, below a
-tenth; what is far outside is a slip: hours per trillion tokens, total for active parameters, a
-count of GPUs for their hours. Databases in use hold such rows.
+implies. Published runs lie from 0.05 (a model of 1B on many GPUs) to 0.65; what is outside of 0.03
+to 0.75 is a slip: hours per trillion tokens, total for active parameters, days for hours. Databases
+in use hold such rows.
 
 The check is of rows, not of claims: what passes may still be wrong.
 """
@@ -68,15 +68,16 @@ def _likely(row: Mapping[str, str], mfu: float, most: float) -> str:
     def fits(factor: float) -> bool:
         return 0.1 <= mfu * factor <= min(most, 0.65)
 
+    slips = []
     if tokens > 1 and fits(1 / tokens):
-        return (
-            f": are the hours per trillion tokens? Times {tokens:g} they imply {mfu / tokens:.2f}"
+        slips.append(
+            f"are the hours per trillion tokens (times {tokens:g} they imply {mfu / tokens:.2f})"
         )
     if mfu > most and count and fits(1 / count):
-        return f": are the hours those of one GPU of {count:g}?"
-    if mfu > most and total and active == total and fits(0.1):
-        return ": is it a mixture of experts, and the parameters all of them?"
-    return ": check tokens, active parameters and hours"
+        slips.append(f"are they those of one GPU of {count:g}")
+    if mfu > most and total and active == total and fits(0.05):
+        slips.append("are the parameters all of a mixture of experts")
+    return f": {', or '.join(slips)}?" if slips else ": check tokens, active parameters and hours"
 
 
 def _gpu(row: Mapping[str, str], catalog: Catalog | None) -> Gpu:

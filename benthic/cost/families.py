@@ -188,8 +188,9 @@ def _sparse_qwen(keys: _Keys, own: dict[str, Any]) -> dict[str, Any]:
 def _qwen2_moe(keys: _Keys) -> dict[str, Any]:
     own = _sparse_qwen(keys, _grouped(keys))
     keys.refuse("use_sliding_window", False)
-    shared, width = keys.number("shared_expert_intermediate_size", default=0), own["expert_ffn"]
-    if shared % max(width, 1):
+    shared = keys.number("shared_expert_intermediate_size", default=0)
+    width = max(own["expert_ffn"], 1)
+    if shared % width:
         raise CostError(
             f"shared_expert_intermediate_size = {shared} is no multiple of moe_intermediate_size = "
             f"{width}, which is not known here: give --params and --layers instead"

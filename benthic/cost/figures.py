@@ -8,6 +8,7 @@ Every fault ends in one CostError that names the file, the line and the remedy.
 
 import csv
 import re
+from calendar import monthrange
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as Day
@@ -24,6 +25,7 @@ LARGEST = 1_000_000  # bytes of a file; the largest shipped one has a tenth of i
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _CURRENCY = re.compile(
     "EUR|CNY|RMB|GBP|JPY|CHF|INR|KRW|CAD|AUD|HKD|SGD|TWD|BRL|[\u20ac\u00a3\u00a5\u20b9\u20a9]",
     re.IGNORECASE,
@@ -71,7 +73,7 @@ UNITS = {
     "fraction/year": Unit("fraction/year", 1, 0, 1),
     "%/year": Unit("fraction/year", 0.01, 0, 100),
     "OOM/year": Unit("OOM/year", 1, 0, 5),
-    "x": Unit("x", 1, 1, 1e3),
+    "x": Unit("x", 1, 1, 100),
 }
 
 
@@ -155,10 +157,12 @@ def cells_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str,
                     f"{path}, line {reader.line_num} has {len(cells)} cells for {len(header)} "
                     "columns: quote texts that hold commas"
                 )
-            if any(cells):
+            # One line each, without the marks that turn a terminal's writing round.
+            texts = ["".join(filter(str.isprintable, " ".join(cell.split()))) for cell in cells]
+            if any(texts):
                 # A row may end early; what is left out is empty.
-                padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
-                yield reader.line_num, dict(zip(header, padded))
+                texts += [""] * (len(header) - len(texts))
+                yield reader.line_num, dict(zip(header, texts))
     except csv.Error as error:
         raise CostError(
             f"{path}, line {reader.line_num} cannot be read as CSV ({error}): "
@@ -178,12 +182,12 @@ def _text(path: Path) -> str:
                 "keep the rows that change a figure"
             )
         text = path.read_bytes().decode("utf-8-sig")
+    except CostError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, CostError):
-            raise
         cause = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise CostError(f"{path} cannot be read, {cause}: save it as CSV in UTF-8") from None
-    if "\0" in text:
+    if _CONTROL.search(text):  # a terminal would obey some of them
         raise CostError(f"{path} cannot be read, it is no text: save it as CSV in UTF-8")
     return text
 
@@ -200,8 +204,10 @@ def figure_of(row: dict[str, str], where: str) -> Figure:
             "let low <= value <= high"
         )
     date, confidence = row.get("date", ""), row.get("confidence") or "own"
-    if date:
-        days(date, f"{where}: ")
+    try:
+        days(date or "2000")
+    except CostError as error:
+        raise CostError(f"{where}: {error}") from None
     if confidence not in CONFIDENCE:
         raise CostError(
             f"{where}: the confidence {quoted(confidence)} is not one of {', '.join(CONFIDENCE)}"
@@ -234,23 +240,21 @@ def _number(text: str, key: str, unit: str, where: str) -> float:
 
 
 @lru_cache(maxsize=4096)
-def days(date: str, where: str = "") -> tuple[Day, Day]:
+def days(date: str) -> tuple[Day, Day]:
     """First and last day of 2025, 2025-03 or 2025-03-17."""
     match = _DATE.fullmatch(date)
     try:
         if not match:
             raise ValueError
-        year, month, day = (int(part) if part else 0 for part in match.groups())
-        if day:
-            return Day(year, month, day), Day(year, month, day)
-        if month:
-            following = Day(year + month // 12, month % 12 + 1, 1)
-            return Day(year, month, 1), following - timedelta(days=1)
-        return Day(year, 1, 1), Day(year, 12, 31)
+        year, month, day = (int(part) if part else None for part in match.groups())
+        first = Day(year or 0, 1 if month is None else month, 1 if day is None else day)
+        if day is not None:
+            return first, first
+        if month is not None:
+            return first, first.replace(day=monthrange(first.year, first.month)[1])
+        return first, first.replace(month=12, day=31)
     except ValueError:
-        raise CostError(
-            f"{where}{quoted(date)} is no date: write 2025, 2025-03 or 2025-03-17"
-        ) from None
+        raise CostError(f"{quoted(date)} is no date: write 2025, 2025-03 or 2025-03-17") from None
 
 
 def quoted(text: str) -> str:

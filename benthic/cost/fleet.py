@@ -108,7 +108,9 @@ def load(path: Path = EXAMPLE) -> Fleet:
 def _group(file: str, data: Mapping[str, Any], group: str) -> dict[str, dict[str, Any]]:
     tables = data.get(group, {})
     if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
-        raise CostError(f"{file}: '{group}' is no set of tables; write [{group}.NAME] and its keys.")
+        raise CostError(
+            f"{file}: '{group}' is no set of tables; write [{group}.NAME] and its keys."
+        )
     if len(tables) > MOST:
         raise CostError(f"{file} has {len(tables)} {group}; a fleet has at most {MOST}: join some.")
     return tables
@@ -259,9 +261,7 @@ def _total(fleet: Fleet, values: Values, out: dict[str, float]) -> dict[str, flo
 
 def spreads(fleet: Fleet, *, count: int = 2000, seed: int = 0) -> dict[str, Spread]:
     """P10, P50 and P90 of every figure."""
-    return monte_carlo(
-        fleet.inputs, lambda values: evaluate(fleet, values), count=count, seed=seed
-    )
+    return monte_carlo(fleet.inputs, lambda values: evaluate(fleet, values), count=count, seed=seed)
 
 
 def to_dict(fleet: Fleet) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def goodput(
     gpus: int,
     gpu_mtbf: float,
     *,
-    checkpoint: float = 60.0,
-    restart: float = 600.0,
+    checkpoint: float = 30.0,
+    restart: float = 300.0,
     interval: float | None = None,
     straggle: float = 0.0,
 ) -> Goodput:

@@ -1,120 +1,80 @@
 """The ledger: a SQLite file with one row for every metered span, whatever became of it.
 
 A row is begun before the work and updated by its own writer only; once closed it is final, which a
-trigger enforces. What a killed process left open is closed by the next one that holds the run's
-lock, at the last heartbeat. The file is `$BENTHIC_LEDGER`, else in the user's data directory.
+trigger enforces, and is put right by amendments beside it. What a killed process left open is
+closed by the next one that holds the run's lock, or by whoever reads, at the last heartbeat. The
+file is `$BENTHIC_LEDGER`, else in the user's data directory; older files are migrated forward.
 
 Write-ahead log with synchronous = NORMAL: several processes of one machine write at once, a killed
 process loses nothing it wrote, a heartbeat waits for no disk; a power cut may lose the last second.
 The log needs shared memory, so machines that share a network disk each want a ledger of their own.
 """
 
+import getpass
+import json
 import os
 import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from math import isfinite
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Self, Unpack
 
-Purpose = Literal["pretrain", "rl", "evaluation", "data", "chat"]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
-Status = Literal["running", "done", "interrupted", "failed"]
-
-_SCHEMA = 1
-_TABLES = (
-    """CREATE TABLE entries (
-    id TEXT PRIMARY KEY, run TEXT NOT NULL, attempt TEXT NOT NULL, stage TEXT NOT NULL,
-    purpose TEXT NOT NULL, device TEXT NOT NULL, count INTEGER NOT NULL,
-    price_per_hour REAL NOT NULL, price_source TEXT NOT NULL, energy_source TEXT NOT NULL,
-    started REAL NOT NULL, heartbeat REAL NOT NULL, ended REAL,
-    seconds REAL NOT NULL, seconds_productive REAL,
-    tokens INTEGER NOT NULL, flops REAL NOT NULL, joules REAL NOT NULL,
-    status TEXT NOT NULL, pid INTEGER NOT NULL, host TEXT NOT NULL)""",
-    "CREATE INDEX entries_of_run ON entries (run, started)",
-    """CREATE TRIGGER closed_is_final BEFORE UPDATE ON entries WHEN OLD.ended IS NOT NULL
-    BEGIN SELECT RAISE(ABORT, 'a closed row is final'); END""",
-    """CREATE TRIGGER nothing_is_deleted BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'a row is never deleted'); END""",
-    f"PRAGMA user_version = {_SCHEMA}",
+from benthic.cost.entries import (
+    COLUMNS,
+    PURPOSES,
+    USAGE_COLUMNS,
+    Amendment,
+    Billed,
+    Budget,
+    Entry,
+    Filters,
+    Group,
+    Purpose,
+    Scope,
+    Span,
+    Status,
+    Usage,
+    amended_value,
+    clean,
+    external_id,
+    purpose_named,
+    read_as,
 )
-_ELSEWHERE = "or set BENTHIC_LEDGER to another file"
-_CAUSES = {
-    sqlite3.SQLITE_BUSY: "is locked by another process: wait for it or end it, then try again",
-    sqlite3.SQLITE_READONLY: f"cannot be written: make file and folder writable, {_ELSEWHERE}",
-    sqlite3.SQLITE_CANTOPEN: f"cannot be opened: make file and folder writable, {_ELSEWHERE}",
-    sqlite3.SQLITE_FULL: f"does not fit on its disk: free some space, {_ELSEWHERE}",
-    sqlite3.SQLITE_CORRUPT: f"is damaged: restore a copy, move it away, {_ELSEWHERE}",
-    sqlite3.SQLITE_NOTADB: f"is not a SQLite file: move it away, {_ELSEWHERE}",
-}
+from benthic.cost.ledger_schema import ELSEWHERE, LedgerError, in_words, prepare, transaction
+from benthic.cost.ledger_sums import check_keys, select_groups, select_rows
+from benthic.cost.processes import identity, is_gone
 
+__all__ = [
+    "PURPOSES",
+    "Amendment",
+    "Billed",
+    "Budget",
+    "Entry",
+    "Filters",
+    "Group",
+    "Ledger",
+    "LedgerError",
+    "Purpose",
+    "Span",
+    "Status",
+    "Usage",
+    "external_id",
+    "ledger_path",
+    "purpose_named",
+]
 
-class LedgerError(Exception):
-    """The ledger cannot be read or written; the text names the file and the remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """What is metered, known before it starts."""
-
-    run: str
-    """the run's folder; stored as an absolute path"""
-    attempt: str
-    """names one fresh start of the run; resuming keeps it"""
-    stage: str
-    purpose: Purpose
-    device: str
-    count: int = 1
-    """devices allocated"""
-    price_per_hour: float
-    """US dollars an hour, one device"""
-    price_source: str
-
-    def __post_init__(self) -> None:
-        if self.purpose not in PURPOSES:
-            raise ValueError(f"purpose is '{self.purpose}': choose one of {', '.join(PURPOSES)}")
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}: a span uses at least 1 device")
-        if not (isfinite(self.price_per_hour) and self.price_per_hour >= 0):
-            raise ValueError(
-                f"price_per_hour is {self.price_per_hour}: give US dollars an hour, 0 or more"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """What a span has used so far."""
-
-    seconds: float = 0.0
-    """allocated, from the start to the last heartbeat or the end"""
-    seconds_productive: float | None = None
-    """those of them whose work was kept: up to the last checkpoint, or the end; none: not known"""
-    tokens: int = 0
-    flops: float = 0.0
-    joules: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry(Span, Usage):
-    """One row; times are unix seconds."""
-
-    id: str
-    energy_source: str
-    """"rapl", or "estimate: ..." with the watts and where they come from"""
-    started: float
-    heartbeat: float
-    ended: float | None = None
-    status: Status = "running"
-    pid: int
-    host: str
-
-
-_COLUMNS = tuple(field.name for field in fields(Entry))
-_USAGE = ", ".join(f"{field.name} = :{field.name}" for field in fields(Usage))
+_USAGE = ", ".join(f"{name} = :{name}" for name in USAGE_COLUMNS)
+_NAMES = ", ".join(COLUMNS)
+_VALUES = ", ".join(f":{name}" for name in COLUMNS)
+_DAY = 86_400.0
+_ORPHANED = (
+    "ended = heartbeat, status = 'interrupted', "
+    "seconds_productive = COALESCE(seconds_productive, 0), "
+    "note = CASE WHEN :note = '' OR note = '' THEN note || :note ELSE note || '; ' || :note END"
+)
 
 
 def ledger_path() -> Path:
@@ -135,13 +95,13 @@ class Ledger:
         except OSError as error:
             raise LedgerError(
                 f"the folder of the ledger {path} cannot be made ({error.strerror}): "
-                f"make it, {_ELSEWHERE}"
+                f"make it, {ELSEWHERE}"
             ) from error
         with self._in_words():
             self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
         try:
             with self._in_words():
-                self._prepare(timeout)
+                prepare(self._connection, path, timeout)
         except BaseException:
             self._connection.close()
             raise
@@ -157,30 +117,48 @@ class Ledger:
 
     def begin(self, span: Span, *, energy_source: str) -> str:
         """Write the row of a span that starts now, and return its id."""
-        now = time.time()
+        now, pid = time.time(), os.getpid()
+        given = vars(span) | {
+            "run": _absolute(span.run),
+            "user": span.user or _user(),
+            "parent": span.parent or self._outer(),
+        }
         entry = Entry(
-            **vars(span) | {"run": _absolute(span.run)},
+            **given,
             id=str(uuid.uuid4()),
             energy_source=energy_source,
             started=now,
             heartbeat=now,
-            pid=os.getpid(),
+            pid=pid,
             host=socket.gethostname(),
+            process=identity(pid),
         )
-        values = ", ".join(f":{name}" for name in _COLUMNS)
         with self._in_words():
             self._connection.execute(
-                f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({values})", vars(entry)
+                f"INSERT INTO entries ({_NAMES}) VALUES ({_VALUES})", _stored(entry)
             )
         return entry.id
 
     def beat(self, entry_id: str, usage: Usage) -> None:
         """Update the open row: alive now, and what it has used."""
-        self._write(entry_id, usage, "heartbeat = :now")
+        self._write(entry_id, usage, "")
 
-    def finish(self, entry_id: str, usage: Usage, status: Status) -> None:
-        """Close the open row for good with its last figures."""
-        self._write(entry_id, usage, "heartbeat = :now, ended = :now, status = :status", status)
+    def finish(
+        self,
+        entry_id: str,
+        usage: Usage,
+        status: Status,
+        *,
+        exit_code: int | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Close the open row for good with its last figures; a `note` replaces the row's own."""
+        change = (
+            ", ended = MAX(started, :now), status = :status, exit_code = :exit_code, "
+            "note = COALESCE(:note, note)"
+        )
+        more = {"status": status, "exit_code": exit_code}
+        self._write(entry_id, usage, change, **more, note=None if note is None else clean(note))
 
     def close_orphans(self, run: Path) -> int:
         """Close the open rows of `run` as interrupted at their last heartbeat; return how many.
@@ -190,27 +168,199 @@ class Ledger:
         """
         with self._in_words():
             cursor = self._connection.execute(
-                "UPDATE entries SET ended = heartbeat, status = 'interrupted', "
-                "seconds_productive = COALESCE(seconds_productive, 0) "
-                "WHERE run = ? AND ended IS NULL",
-                (_absolute(run),),
+                f"UPDATE entries SET {_ORPHANED} WHERE run = :run AND ended IS NULL",
+                {"run": _absolute(run), "note": ""},
             )
         return cursor.rowcount
 
-    def entries(self, run: Path) -> list[Entry]:
-        """All rows of `run`, in the order they started."""
+    def close_stale(self, now: float | None = None, *, after: float = _DAY) -> int:
+        """Close open rows whose writer is gone, at their last heartbeat; return how many.
+
+        On this host the process is looked up, with its start time, for ids are used again. Of
+        another host, or another container's process, nothing is known from here but the heartbeat:
+        those are left until it is `after` seconds old, for a laptop that slept or a disk that was
+        away a night is no dead process, and a row closed too early could never be finished. The
+        row's note says which it was.
+        """
+        now = time.time() if now is None else now
+        here, closed = socket.gethostname(), 0
         with self._in_words():
             rows = self._connection.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE run = ? ORDER BY started, rowid",
+                "SELECT id, pid, host, process, heartbeat FROM entries WHERE ended IS NULL"
+            ).fetchall()
+        for entry_id, pid, host, process, heartbeat in rows:
+            gone = is_gone(pid, process, heartbeat) if host == here else None
+            if gone:
+                note = f"its process {pid} is gone"
+            elif gone is None and now - heartbeat > after:
+                note = (
+                    f"no heartbeat from {host or 'its host'} for {(now - heartbeat) / 3600:.0f} h"
+                )
+            else:
+                continue
+            with self._in_words():  # a heartbeat meanwhile shows that it lives
+                closed += self._connection.execute(
+                    f"UPDATE entries SET {_ORPHANED} "
+                    "WHERE id = :id AND ended IS NULL AND heartbeat = :heartbeat",
+                    {"id": entry_id, "heartbeat": heartbeat, "note": note},
+                ).rowcount
+        return closed
+
+    def entries(self, run: Path) -> list[Entry]:
+        """All rows of `run` as they were recorded, in the order they started."""
+        with self._in_words():
+            rows = self._connection.execute(
+                f"SELECT {_NAMES} FROM entries WHERE run = ? ORDER BY started, rowid",
                 (_absolute(run),),
             ).fetchall()
-        return [Entry(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+        return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
-    def _write(self, entry_id: str, usage: Usage, change: str, status: str = "running") -> None:
-        values = vars(usage) | {"id": entry_id, "now": time.time(), "status": status}
+    def query(self, *, limit: int | None = None, **filters: Unpack[Filters]) -> Iterator[Billed]:
+        """Rows as they count, the newest first, one by one; `since` and `until` are unix times."""
+        with self._in_words():
+            yield from select_rows(self._connection, filters, limit)
+
+    def groups(self, by: Sequence[str] = (), **filters: Unpack[Filters]) -> list[Group]:
+        """Sums of rows as they count, over rows that agree in `by`; see `ledger_sums.BY`.
+
+        A row belongs to the month, in UTC, in which it started. ValueError names a wrong key.
+        """
+        check_keys(by)
+        with self._in_words():
+            return select_groups(self._connection, by, filters)
+
+    def find(self, prefix: str) -> Billed:
+        """The one row whose id starts so; LedgerError where there is none, or several."""
+        with self._in_words():
+            ids = self._connection.execute(
+                "SELECT id FROM entries WHERE id >= ? AND id < ? LIMIT 2",
+                (clean(prefix), clean(prefix) + "\U0010ffff"),
+            ).fetchall()
+        if len(ids) != 1:
+            raise LedgerError(
+                f"the ledger {self.path} has {'several rows' if ids else 'no row'} whose id "
+                f"starts with '{prefix}': give {'more of it' if ids else 'an id that it lists'}"
+            )
+        (row,) = self.query(ids=[ids[0][0]])
+        return row
+
+    def add(self, entries: Iterable[Entry]) -> tuple[int, int]:
+        """Write rows of the past, all or none; return how many were added, and skipped as known.
+
+        Each bears a key `external`, which the ledger holds once, and is closed; an empty id is made
+        from the key by `external_id`. ValueError names a row that is otherwise.
+        """
+        rows = [_stored(_imported(entry)) for entry in entries]
+        with self._in_words(), transaction(self._connection):
+            added = self._connection.executemany(
+                f"INSERT INTO entries ({_NAMES}) SELECT {_VALUES} "
+                "WHERE NOT EXISTS (SELECT 1 FROM entries WHERE external = :external)",
+                rows,
+            ).rowcount
+        added = max(added, 0)
+        return added, len(rows) - added
+
+    def amend(
+        self, entry_id: str, field: str, value: str | int | float, *, reason: str, author: str = ""
+    ) -> None:
+        """Put a field of a row right by a row of its own; `author`: the process's user if empty.
+
+        ValueError where field, value or reason cannot be; LedgerError where there is no such row.
+        """
+        value = amended_value(field, value)
+        if not reason.strip():
+            raise ValueError(f"the reason to amend {field} is empty: say why in a few words")
+        with self._in_words(), transaction(self._connection):
+            row = self._connection.execute(
+                "SELECT ended FROM entries WHERE id = ?", (clean(entry_id),)
+            ).fetchone()
+            if row is None:
+                raise LedgerError(f"the ledger {self.path} has no row {entry_id}: give a whole id")
+            if field == "seconds" and row[0] is None:
+                raise ValueError(f"the row {entry_id} still runs: amend seconds when it is closed")
+            self._connection.execute(
+                "INSERT INTO amendments (entry, field, value, reason, author, at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (entry_id, field, value, clean(reason), clean(author or _user()), time.time()),
+            )
+
+    def amendments(self, entry_id: str | None = None) -> list[Amendment]:
+        """Of one row, or all; in the order they were made."""
+        names = ("entry", "field", "value", "reason", "author", "at")
+        with self._in_words():
+            rows = self._connection.execute(
+                f"SELECT {', '.join(names)} FROM amendments WHERE :id IS NULL OR entry = :id "
+                "ORDER BY id",
+                {"id": entry_id},
+            ).fetchall()
+        return [Amendment(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def budget_set(
+        self, scope: Scope, key: str, dollars: float | None, *, hard: bool = False
+    ) -> None:
+        """Limit what a purpose or project may cost in all, from now on; none lifts the limit."""
+        key = purpose_named(key) if scope == "purpose" else clean(key)
+        budget = Budget(scope=scope, key=key, dollars=dollars, hard=hard, at=time.time())
+        with self._in_words():
+            self._connection.execute(
+                "INSERT INTO budgets (scope, key, dollars, hard, at) "
+                "VALUES (:scope, :key, :dollars, :hard, :at)",
+                vars(budget),
+            )
+
+    def budgets(self) -> list[Budget]:
+        """Those that hold: the newest of each scope and key, unless lifted."""
+        with self._in_words():
+            rows = self._connection.execute(
+                "SELECT scope, key, dollars, hard, at FROM budgets WHERE dollars IS NOT NULL "
+                "AND id IN (SELECT MAX(id) FROM budgets GROUP BY scope, key) ORDER BY scope, key"
+            ).fetchall()
+        return [
+            Budget(scope=scope, key=key, dollars=dollars, hard=bool(hard), at=at)
+            for scope, key, dollars, hard, at in rows
+        ]
+
+    def spent(self, scope: Scope, key: str) -> float:
+        """US dollars of all rows of a purpose or project, running ones to the last heartbeat."""
+        filters: Filters = {"purpose": key} if scope == "purpose" else {"project": key}
+        return sum(group.dollars for group in self.groups((), **filters))
+
+    def plan_set(self, run: str | Path, document: Mapping[str, Any]) -> None:
+        """Keep the plan of a run, to hold against what is metered; the newest counts."""
+        text = json.dumps(document, allow_nan=False)
+        with self._in_words():
+            self._connection.execute(
+                "INSERT INTO plans (run, at, document) VALUES (?, ?, ?)",
+                (_absolute(run), time.time(), text),
+            )
+
+    def plans(self) -> dict[str, dict[str, Any]]:
+        """The newest plan of every run that has one."""
+        with self._in_words():
+            rows = self._connection.execute(
+                "SELECT run, document FROM plans "
+                "WHERE id IN (SELECT MAX(id) FROM plans GROUP BY run) ORDER BY run"
+            ).fetchall()
+        return {run: json.loads(document) for run, document in rows}
+
+    def _outer(self) -> str | None:
+        """The row of the meter that this process runs under, if it is open and in this file."""
+        outer = os.environ.get("BENTHIC_METER")
+        if not outer:
+            return None
+        with self._in_words():
+            row = self._connection.execute(
+                "SELECT id FROM entries WHERE id = ? AND ended IS NULL", (clean(outer),)
+            ).fetchone()
+        return row[0] if row else None
+
+    def _write(self, entry_id: str, usage: Usage, change: str, **values: Any) -> None:
+        values |= vars(usage) | {"id": entry_id, "now": time.time()}
         with self._in_words():
             cursor = self._connection.execute(
-                f"UPDATE entries SET {_USAGE}, {change} WHERE id = :id AND ended IS NULL", values
+                f"UPDATE entries SET {_USAGE}, heartbeat = MAX(started, :now){change} "
+                "WHERE id = :id AND ended IS NULL",
+                values,
             )
         if not cursor.rowcount:
             raise LedgerError(
@@ -218,60 +368,32 @@ class Ledger:
                 "replaced meanwhile: let one process at a time hold a run"
             )
 
-    def _prepare(self, timeout: float) -> None:
-        if self._version() == 0:
-            self._create()
-        if self._version() > _SCHEMA:
-            raise LedgerError(
-                f"the ledger {self.path} has schema {self._version()} and this Benthic knows "
-                f"{_SCHEMA}: upgrade Benthic, {_ELSEWHERE}"
-            )
-        self._use_log(timeout)
-        self._connection.execute("PRAGMA synchronous = NORMAL")
+    def _in_words(self) -> AbstractContextManager[None]:
+        return in_words(self.path)
 
-    def _version(self) -> int:
-        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
-    def _create(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")  # a second creator waits here
-        try:
-            if self._version() == 0:
-                if self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    raise LedgerError(
-                        f"the file {self.path} belongs to another program, it holds other tables: "
-                        f"move it away, {_ELSEWHERE}"
-                    )
-                for statement in _TABLES:
-                    self._connection.execute(statement)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+def _imported(entry: Entry) -> Entry:
+    if not entry.external:
+        raise ValueError(f"the row of {entry.run} has no external key: give what names it for good")
+    if entry.ended is None or entry.status == "running":
+        raise ValueError(f"the row {entry.external} is not closed: give its end and its outcome")
+    return entry
 
-    def _use_log(self, timeout: float) -> None:
-        """SQLite may refuse this switch at once, however long its own wait, so wait here."""
-        deadline = time.monotonic() + timeout
-        while self._connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                return  # a disk without shared memory keeps the rollback journal: slower, safe
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
 
-    @contextmanager
-    def _in_words(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.ProgrammingError:
-            raise
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
-            cause = _CAUSES.get(code, f"failed ({error}): check file and disk, {_ELSEWHERE}")
-            raise LedgerError(f"the ledger {self.path} {cause}") from error
+def _stored(entry: Entry) -> dict[str, Any]:
+    values = {k: clean(v) if isinstance(v, str) else v for k, v in vars(entry).items()}
+    if entry.external and not entry.id:
+        values["id"] = external_id(entry.external)
+    return values
 
 
 def _absolute(run: str | Path) -> str:
-    return str(Path(run).resolve())
+    return clean(str(Path(run).resolve()))
+
+
+def _user() -> str:
+    """The user's name; where the system has none, as in some containers, the number."""
+    try:
+        return clean(getpass.getuser())
+    except (KeyError, OSError):
+        return str(os.getuid())

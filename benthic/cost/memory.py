@@ -126,9 +126,7 @@ def memory(
     _check(shape, layout, seq, optimizer, gradients, schedule)
     held = _stages(shape, layout)
     if schedule == "1f1b":
-        ranks = [
-            (i, [(stage, _in_flight(layout, i))], stage.head) for i, stage in enumerate(held)
-        ]
+        ranks = [(i, [(stage, _in_flight(layout, i))], stage.head) for i, stage in enumerate(held)]
     else:  # rank i holds stage i and its mirror; p + 1 micro-batches lie on the two together
         flying = min(layout.micro_batches, layout.pipeline + 1) / 2
         pairs = [(i, held[i], held[-1 - i]) for i in range(layout.pipeline // 2)]
@@ -150,9 +148,7 @@ def fits(
     schedule: Schedule = "1f1b",
 ) -> Memory:
     """`memory`, if it fits; else CostError saying what takes most and how much is too much."""
-    held = memory(
-        shape, layout, seq, optimizer=optimizer, gradients=gradients, schedule=schedule
-    )
+    held = memory(shape, layout, seq, optimizer=optimizer, gradients=gradients, schedule=schedule)
     if held.total > usable(gpu):
         name = max(
             ("weights", "gradients", "optimizer", "activations"), key=lambda n: getattr(held, n)
@@ -229,9 +225,7 @@ def nearest_fit(
     short += f": the leanest layout takes {_gb(least.total)} of {_gb(usable(gpu))} a GPU"
     if enough is None:
         return Fit(None, least, 0, f"{short}, and no number of GPUs would do: shorten {seq} tokens")
-    return Fit(
-        None, least, enough - gpus, f"{short}; {enough} GPUs would do, {enough - gpus} more"
-    )
+    return Fit(None, least, enough - gpus, f"{short}; {enough} GPUs would do, {enough - gpus} more")
 
 
 def serving_memory(
@@ -319,9 +313,7 @@ def _counts(shape: Shape, stage: _Stage, layout: Layout) -> _Counts:
     whole = layers * parts["norms"] + stage.sparse * parts["router"] + stage.mtp * parts["router"]
     experts = (stage.sparse + stage.mtp) * parts["experts"]
     tensor = layout.tensor
-    return _Counts(
-        split / tensor, whole, experts / tensor / layout.expert, plain=ends / tensor
-    )
+    return _Counts(split / tensor, whole, experts / tensor / layout.expert, plain=ends / tensor)
 
 
 @lru_cache(maxsize=64)

@@ -9,15 +9,14 @@ nothing, light or dark as the reader's system is; its words are the story's, its
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from markupsafe import Markup
 
 from benthic.cost.catalog import CostError
 from benthic.svg import visible
-
-BARS = {"left": 0.0, "wide": 600.0, "row": 50.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,8 @@ class Table:
     note: str = ""
     total: bool = False
     """the last row is the sum of those above"""
+    phone: str = ""
+    """grid columns on a narrow screen, where the last column takes a line of its own"""
     folded: bool = False
     kind: str = "table"
 
@@ -60,12 +61,12 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """An SVG with the sentence that says how to read it; `plain` ones keep the size of their text."""
+    """An SVG with the sentence that says how to read it; its look sets the size of its text."""
 
     title: str
     drawing: Markup
     caption: str
-    plain: bool = False
+    look: Literal["wide", "rings", "chart"] = "wide"
     kind: str = "drawing"
 
 
@@ -82,17 +83,20 @@ class Page:
     about: str
     numbers: Sequence[Number]
     sections: Sequence[Section]
-    heading: str = field(default="")
 
 
 def money(amount: float) -> str:
-    """US dollars for a reader: cents below a hundred, four digits of millions from one million."""
+    """US dollars for a reader: cents below a hundred, four digits from a million on."""
     sign, size = "-" if amount < 0 else "", abs(amount)
     if size < 100:
         return f"{sign}${size:,.2f}"
     if size < 999_999.5:
         return f"{sign}${size:,.0f}"
-    return f"{sign}${digits(size / 1e6)}M"
+    return f"{sign}${_short(digits(size / 1e6))}M"
+
+
+def _short(number: str) -> str:
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def rate(dollars: float) -> str:
@@ -111,7 +115,7 @@ def digits(value: float, count: int = 4) -> str:
 def share(value: float) -> str:
     """A share of one in per cent: two digits below ten per cent, whole above."""
     size = abs(100 * value)
-    return f"{100 * value:.0f} %" if size >= 9.95 or not size else f"{100 * value:.2g} %"
+    return f"{100 * value:.0f}%" if size >= 9.95 or not size else f"{100 * value:.2g}%"
 
 
 def whole(value: float) -> str:
@@ -143,19 +147,22 @@ def print_page(page: Page) -> None:
                 out.print(Text(visible(block.text)))
             elif isinstance(block, Points):
                 points = Grid(box=None, show_header=False, pad_edge=False)
-                points.add_column(style="bold", width=20)
+                widest = max(len(name) for name, _ in block.items)
+                points.add_column(style="bold", width=min(widest, 28))
                 points.add_column(overflow="fold")
                 for name, text in block.items:
                     points.add_row(Text(visible(name)), Text(visible(text)))
                 out.print(points)
             elif isinstance(block, Table):
                 table = Grid(box=None, pad_edge=False, header_style="dim", title_justify="left")
-                for i, name in enumerate(block.columns):
+                for name in block.columns:
                     right = name in block.right
                     table.add_column(
-                        Text(name), justify="right" if right else "left", no_wrap=right, min_width=8
+                        Text(name),
+                        justify="right" if right else "left",
+                        no_wrap=right,
+                        overflow="fold",
                     )
-                    table.columns[i].overflow = "fold"
                 for i, row in enumerate(block.rows):
                     bold = block.total and i == len(block.rows) - 1
                     table.add_row(*(Text(visible(c)) for c in row), style="bold" if bold else "")
@@ -227,8 +234,10 @@ def boxes(title: str, words: str, pairs: Sequence[tuple[str, float, float]]) -> 
     for i, (label, width, height) in enumerate(pairs):
         across, up = max(width / widest * wide, 2.0), height / highest * high
         parts.append(_tag("rect", f"box b{i}", x=left, y=bottom - up, width=across, height=up))
-        lift = -10 if across < 60 else 30
-        parts.append(_words(left + 14 if lift > 0 else left, bottom - up + lift, label, "name"))
+        if across < 60:
+            parts.append(_words(left, bottom - up - 10, label, "name"))
+        else:
+            parts.append(_words(left + 14, bottom - up + 30, label, "name inside"))
     return _svg(title, words, parts, 600, 250)
 
 
@@ -236,14 +245,10 @@ def bars(
     title: str,
     words: str,
     rows: Sequence[tuple[str, str, Sequence[tuple[float, float, str]]]],
-    *,
-    log: bool = False,
 ) -> Markup:
-    """Rows of a label, a note and spans (start, end, class) on one scale; logarithmic if asked."""
+    """Rows of a label, a note and spans (start, end, class), all on one scale that holds zero."""
     ends = [end for _, _, spans in rows for span in spans for end in span[:2]]
-    scale = math.log10 if log else float
-    low = scale(min(ends)) if log else min(0.0, *ends) if min(ends) < 0 or not log else 0.0
-    high = scale(max(ends))
+    low, high = min(0.0, *ends), max(ends)
     span = (high - low) or 1.0
     parts = []
     for i, (label, note, spans) in enumerate(rows):
@@ -252,9 +257,9 @@ def bars(
         parts.append(_words(600, y + 18, note, "value", "end"))
         parts.append(_tag("line", "grid", x1=0, y1=y + 33, x2=600, y2=y + 33))
         for start, end, role in spans:
-            x1, x2 = ((scale(v) - low) / span * 600 for v in (start, end))
+            x1, x2 = ((v - low) / span * 600 for v in (start, end))
             wide = max(abs(x2 - x1), 3.0)
-            at = min(min(x1, x2), 600 - wide)
+            at = min(x1, x2, 600 - wide)
             parts.append(_tag("rect", f"bar {role}", x=at, y=y + 26, width=wide, height=14))
     return _svg(title, words, parts, 600, 50 * len(rows))
 
@@ -273,4 +278,6 @@ def _words(x: float, y: float, text: str, role: str, anchor: str = "start") -> M
 
 def _svg(title: str, words: str, parts: Sequence[Markup], width: float, height: float) -> Markup:
     form = '<svg role="img" viewBox="0 0 {:.0f} {:.0f}"><title>{}</title><desc>{}</desc>{}</svg>'
-    return Markup(form).format(width, height, visible(title), visible(words), Markup("").join(parts))
+    return Markup(form).format(
+        width, height, visible(title), visible(words), Markup("").join(parts)
+    )

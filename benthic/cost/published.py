@@ -104,7 +104,9 @@ programme.multiple [x] = programme.cost / headline.cost
 programme.rented_multiple [x] = programme.rented / headline.cost
 programme.of_pool [share] = programme.hours / h800.hours
 programme.of_fleet [share] = programme.cost / fleet.cost
-programme.shared [USD] = programme.research + programme.failed + programme.staff
+programme.shared_gpus [USD] = (programme.hours - run.hours - programme.rl_hours \
+- r1.data_hours) * h800.rate
+programme.shared [USD] = programme.shared_gpus + programme.staff
 programme.v3 [USD] = own.cost + programme.shared * programme.v3_share
 programme.r1 [USD] = programme.rl + programme.data
 programme.others [USD] = programme.shared * (1 - programme.v3_share)
@@ -127,7 +129,7 @@ use_of.trading [USD] = use_of.rest * use.trading
 use_of.other [USD] = use_of.rest * (1 - use.trading)
 use_of.down [USD] = fleet.cost * use.down
 use_of.idle [USD] = fleet.cost * (1 - use.occupancy - use.down)
-use_of.v3 [USD] = own.cost + (programme.research + programme.failed) * programme.v3_share
+use_of.v3 [USD] = own.cost + programme.shared_gpus * programme.v3_share
 v3.sure [share] = own.cost / fleet.cost
 v3.likely [share] = use_of.v3 / fleet.cost
 v3.served [share] = (use_of.v3 + use_of.serving) / fleet.cost
@@ -340,14 +342,10 @@ def blind_range(case: Case) -> tuple[float, float]:
 
 def blind_spread(case: Case) -> Spread:
     """The bottom-up's P10, P50 and P90 for the fleet as the table has it, US dollars."""
-    varied = {key: case.inputs[key] for key in (*SITE, *(key for key in case.inputs if _power(key)))}
+    varied = {k: entry for k, entry in case.inputs.items() if k in SITE or k.endswith(".kw")}
     fixed = case.values()
     found = monte_carlo(varied, lambda v: {"opex": evaluate(fixed | v)["blind.opex"]}, count=DRAWS)
     return found["opex"]
-
-
-def _power(key: str) -> bool:
-    return key.endswith(".kw")
 
 
 def programme_range(case: Case) -> tuple[dict[str, float], dict[str, float]]:

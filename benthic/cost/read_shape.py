@@ -90,7 +90,7 @@ def from_row(row: Mapping[str, str]) -> Shape:
         heads=number("heads"),
         kv_heads=number("kv_heads") or number("heads"),
         head_dim=number("qk_nope_head_dim") + rope if latent else number("head_dim"),
-        value_dim=number("v_head_dim") if latent else number("head_dim"),
+        value_dim=number("v_head_dim"),
         ffn=number("ffn") or number("expert_ffn"),
         gated=row.get("ffn_kind", "swiglu") in ("swiglu", "geglu"),
         q_rank=number("q_lora_rank"),

@@ -12,25 +12,17 @@ evaluation, checkpoints and failures (`benthic.cost.goodput`), and the gap betwe
 a real run's months (`benthic.cost.practice`).
 """
 
-import csv
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, sqrt
-from pathlib import Path
 
 from benthic.cost import comm
+from benthic.cost.calibrate import Constants, ends, figures, load_constants
 from benthic.cost.catalog import CostError, Gpu
-from benthic.cost.flops import (
-    _matrices,
-    causal_pairs,
-    forward_parts,
-    parameters,
-    windowed_pairs,
-)
+from benthic.cost.flops import causal_pairs, forward_parts, parameters, windowed_pairs
 from benthic.cost.layout import Layout, stages
 from benthic.cost.shape import Shape
 
-FILE = Path(__file__).with_name("catalog") / "speed_constants.csv"
 CLASSES = {
     "matmul": "projections and dense feed-forward",
     "experts": "grouped products of the experts",
@@ -47,40 +39,6 @@ CLASSES = {
     "bubble": "pipeline stages that wait",
     "imbalance": "uneven experts and stages",
 }
-
-
-@dataclass(frozen=True)
-class Constants:
-    """What a machine and its software reach; meanings and sources are in the file of the rows."""
-
-    matmul: float
-    fp8_matmul: float
-    grouped: float
-    flash: float
-    memory: float
-    misaligned: float
-    launch: float
-    kernel: float
-    kernels_forward: float
-    kernels_backward: float
-    blend: float
-    collective: float
-    scale_up: float
-    scale_out: float
-    startup: float
-    pcie: float
-    network: float
-    logit_bytes: float
-    optimizer_bytes: float
-    step: float
-    tensor_hidden: float
-    expert_hidden: float
-    data_hidden: float
-    pipeline_hidden: float
-    processors: float
-    bubble: float
-    imbalance: float
-    nodes_a_token: float
 
 
 @dataclass(frozen=True)
@@ -102,39 +60,10 @@ class Step:
     gpus: int
     mfu: Span
     """FLOPs that the model needs, causal pairs counted once, over the bf16 peak"""
-    recomputed: float = 0.0
-    """share of the work's seconds spent on recomputation"""
 
     @property
     def tokens_per_second_per_gpu(self) -> float:
         return self.tokens / self.total.value / self.gpus
-
-
-@lru_cache(maxsize=8)
-def _rows() -> dict[str, tuple[float, float, float]]:
-    with FILE.open(newline="", encoding="utf-8") as file:
-        return {
-            row["key"]: (float(row["value"]), float(row["low"]), float(row["high"]))
-            for row in csv.DictReader(file)
-        }
-
-
-@lru_cache(maxsize=8)
-def load_constants(software: str = "fused") -> Constants:
-    """The shipped constants. `software` is "fused" (flash attention, fused kernels, overlapped
-    communication) or "unfused" (Megatron-DeepSpeed of 2022: rows named unfused.* take over)."""
-    return _pick(software, 0)
-
-
-def _pick(software: str, column: int) -> Constants:
-    if software not in ("fused", "unfused"):
-        raise CostError(f"software is {software!r}: choose fused or unfused")
-    rows = _rows()
-    names = [field.name for field in fields(Constants)]
-    found = {name: rows[name][column] for name in names}
-    if software == "unfused":
-        found |= {n: rows[f"unfused.{n}"][column] for n in names if f"unfused.{n}" in rows}
-    return Constants(**found)
 
 
 def step_time(
@@ -151,7 +80,7 @@ def step_time(
     total = sum(middle.values())
     less = dict.fromkeys([*middle, "total"], 0.0)
     more = dict(less)
-    for changed in _ends(chosen):
+    for changed in ends(chosen):
         moved = seconds(shape, layout, gpu, seq, changed)
         moved["total"] = sum(moved.values())
         for part, was in [*middle.items(), ("total", total)]:
@@ -168,19 +97,6 @@ def step_time(
     return Step(parts=spans, total=whole, tokens=tokens, gpus=layout.gpus, mfu=mfu)
 
 
-def _ends(constants: Constants) -> list[Constants]:
-    """The constants with one of them at an end of its range, as far from it as in the file."""
-    rows, ends = _rows(), []
-    fused = constants.flash > 0
-    for name, value in vars(constants).items():
-        own = f"unfused.{name}"
-        middle, *both = rows[own if not fused and own in rows else name]
-        for end in both:
-            if end != middle:
-                ends.append(replace(constants, **{name: value * end / middle if middle else end}))
-    return ends
-
-
 def forward_flops_per_token(shape: Shape, seq: int) -> float:
     """FLOPs of a forward, causal pairs once, prediction blocks included."""
     return sum(forward_parts(shape, context=seq).values())
@@ -193,6 +109,11 @@ def seconds(
     if seq < 1:
         raise CostError(f"the sequence is {seq} tokens long: give a positive number")
     return _Machine(shape, layout, gpu, seq, constants).step()
+
+
+@lru_cache(maxsize=64)
+def _parameters(shape: Shape) -> dict[str, int]:
+    return parameters(shape)
 
 
 class _Machine:
@@ -208,15 +129,19 @@ class _Machine:
             raise CostError(f"{gpu.name} has no fp8: plan with bf16")
         peak = {"fp16": gpu.fp16_flops, "fp32": gpu.bf16_flops / 2}
         self.peak = peak.get(layout.precision, gpu.bf16_flops)
-        self.fast = c.fp8_matmul * (gpu.fp8_flops or 0) if self.fp8 else c.matmul * self.peak
+        self.plain = c.matmul * self.peak * figures("reach.").get(gpu.name.lower(), 1.0)
+        self.fast = c.fp8_matmul * (gpu.fp8_flops or 0) if self.fp8 else self.plain
         self.wide = 4 if layout.precision == "fp32" else 2  # bytes of an activation
         self.memory = gpu.bandwidth * c.memory
         self.rows = layout.micro_batch * seq / layout.context
         self.spread = layout.tensor if layout.sequence_parallel else 1
         self.links = comm.links(
             gpu,
-            **{"up_share": c.scale_up, "out_share": c.scale_out, "startup": c.startup},
-            **{"pcie": c.pcie, "network": c.network},
+            up_share=c.scale_up,
+            out_share=c.scale_out,
+            startup=c.startup,
+            pcie=c.pcie,
+            network=c.network,
         )
         self.groups = comm.groups(layout, gpu.per_node)
 
@@ -232,20 +157,33 @@ class _Machine:
         embedding, head = self._embedding(), self._head()
         _add(ends, embedding)
         _add(ends, head, 1 + shape.mtp)
-        blocks = stages(shape, layout.pipeline)
-        block = sum(layers.values()) / (shape.layers + shape.mtp)
-        times = [count * block for count in blocks]
-        times[0] += sum(embedding.values())
-        times[-1] += (1 + shape.mtp) * sum(head.values())
+        times = self._stages(
+            sum(layers.values()) / (shape.layers + shape.mtp),
+            sum(embedding.values()),
+            (1 + shape.mtp) * sum(head.values()),
+        )
         slowest, micro = max(times), layout.micro_batches
-        parts = {
-            part: micro / layout.pipeline * (layers[part] + ends[part]) for part in CLASSES
-        }
+        parts = {part: micro / layout.pipeline * (layers[part] + ends[part]) for part in CLASSES}
         parts["imbalance"] += micro * (slowest - sum(times) / layout.pipeline)
         parts["bubble"] = c.bubble * (sum(times) - slowest) / layout.interleave
         parts["pipeline"] = self._hand_over()
         _add(parts, self._update(slowest))
         return parts
+
+    def _stages(self, block: float, first: float, last: float) -> list[float]:
+        """Times of the pipeline's stages: blocks evenly, or so that the slowest is least."""
+        pipeline = self.layout.pipeline
+        if pipeline == 1 or not self.c.balance:
+            times = [count * block for count in stages(self.shape, pipeline)]
+            times[0] += first
+            times[-1] += last
+            return times
+        times = [0.0] * pipeline
+        times[0], times[-1] = first, last
+        for _ in range(self.shape.layers + self.shape.mtp):
+            least = min(range(pipeline), key=times.__getitem__)
+            times[least] += block
+        return times
 
     def _product(self, n: float, k: float, rows: float = 0.0, *, count: float = 1.0) -> float:
         """`count` products of (rows, k) and (k, n), the operands at the layout's precision."""
@@ -289,8 +227,12 @@ class _Machine:
         host = 2 * c.collective if tensor > 1 else 0.0
         done = self._phase(forward, kernels, host)
         _add(backward, redone)
-        _add(done, self._phase(backward, c.kernels_backward / c.kernels_forward * kernels
-            + redone_kernels, host))
+        _add(
+            done,
+            self._phase(
+                backward, c.kernels_backward / c.kernels_forward * kernels + redone_kernels, host
+            ),
+        )
         self._exposed(done, "tensor", passes * tensor_time, c.tensor_hidden)
         self._exposed(done, "expert", passes * expert_time, c.expert_hidden)
         self._exposed(done, "context", passes * self._ring(), c.tensor_hidden)
@@ -342,7 +284,7 @@ class _Machine:
             scores = sequences * heads * seq * seq
             flops = 2 * scores * (shape.head_dim + shape.value_dim)
             moved = self.wide * (2 * scores + 4 * self.rows * heads * shape.head_dim)
-            return flops / (c.matmul * self.peak) + moved / self.memory, 11 * scores
+            return flops / self.plain + moved / self.memory, 11 * scores
         inside = shape.windowed_layers / shape.layers
         pairs = (1 - inside) * causal_pairs(seq) + inside * windowed_pairs(seq, shape.window)
         flops = 2 * sequences * heads * pairs * (shape.head_dim + shape.value_dim)
@@ -390,11 +332,12 @@ class _Machine:
     def _matrices(self, sparse: bool) -> float:
         """Elements of a layer's matrices on this GPU."""
         shape, layout = self.shape, self.layout
-        counts = _matrices(shape)
+        counts = _parameters(shape)
+        attention = counts["attention"] / shape.layers
         if not sparse:
-            return (counts.attention + counts.mlp) / layout.tensor
-        routed = shape.experts / layout.expert + shape.shared_experts
-        return (counts.attention + routed * counts.expert) / layout.tensor
+            return (attention + counts["dense_mlp"] / shape.mlp_layers) / layout.tensor
+        routed = counts["experts"] / layout.expert + counts["shared_experts"]
+        return (attention + routed / shape.moe_layers) / layout.tensor
 
     def _tensor(self) -> float:
         """Two all-reduces of the stream a pass (or as many gathers and scatters)."""
@@ -405,12 +348,9 @@ class _Machine:
         """Dispatch and combine of one pass; fp8 is dispatched in one byte."""
         shape, group = self.shape, self.groups["expert"]
         rows = self.rows / self.spread
+        copies, nodes = shape.experts_per_token, self.c.nodes_a_token
         return sum(
-            comm.all_to_all(
-                **{"rows": rows, "copies": shape.experts_per_token, "group": group},
-                **{"nodes_a_row": self.c.nodes_a_token, "links": self.links},
-                row_bytes=size * shape.hidden,
-            )
+            comm.all_to_all(rows, copies, nodes, size * shape.hidden, group, self.links)
             for size in (1 if self.fp8 else self.wide, self.wide)
         )
 
@@ -432,7 +372,7 @@ class _Machine:
         vocabulary that eight does not divide takes a slow kernel; shards are padded."""
         shape, layout, c = self.shape, self.layout, self.c
         vocab = shape.vocab / layout.tensor
-        rate = c.matmul * self.peak
+        rate = self.plain
         if layout.tensor > 1:
             vocab = 128.0 * ceil(vocab / 128)
         elif shape.vocab % 8:
@@ -453,7 +393,7 @@ class _Machine:
     def _update(self, slowest: float) -> dict[str, float]:
         """The optimizer's step and what replicas exchange for it, once a step."""
         shape, layout, c = self.shape, self.layout, self.c
-        counts = parameters(shape)
+        counts = _parameters(shape)
         sharing = layout.tensor * layout.pipeline
         experts = counts["experts"] / sharing / layout.expert
         others = (counts["total_with_mtp"] - counts["experts"]) / sharing

@@ -9,7 +9,6 @@ Standard library only.
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import quantiles
 from typing import Protocol
 
 from benthic.cost.catalog import CostError
@@ -72,10 +71,14 @@ def draws(inputs: Mapping[str, Range], count: int, seed: int = 0) -> Iterable[di
 def spread(samples: Iterable[float]) -> Spread:
     """P10, P50 and P90 of samples, between neighbours linearly; of at least one sample."""
     ordered = sorted(samples)
-    if len(ordered) < 2:
-        ordered *= 2
-    tenths = quantiles(ordered, n=10, method="inclusive")
-    return Spread(tenths[0], tenths[4], tenths[8])
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        below = int(place)
+        step = ordered[min(below + 1, len(ordered) - 1)] - ordered[below]
+        return ordered[below] + (place - below) * step  # exact where all samples are alike
+
+    return Spread(at(0.1), at(0.5), at(0.9))
 
 
 def monte_carlo(

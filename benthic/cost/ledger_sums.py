@@ -1,0 +1,249 @@
+"""Rows and sums of rows as they count, read in SQL: amendments applied, nested work taken off.
+
+Nearly all rows are plain: closed, never amended, nothing inside. Their sums stream from a covering
+index in its own order, without a sort. The others are few; they are looked up one by one, put
+right, and added. The inner sums, over a prefix of the index, are then summed by what was asked.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benthic.cost.entries import (
+    AMENDABLE,
+    COLUMNS,
+    KEYS,
+    Amendment,
+    Billed,
+    Entry,
+    Filters,
+    Group,
+    clean,
+    purpose_named,
+    read_as,
+)
+
+BY = (*KEYS, "count", "stage", "energy_source")  # the last two are read from the table: slower
+_EQUAL = ("project", "purpose", "user", "status", "source", "name")
+_AMENDED = f"""amended AS (SELECT entry, GROUP_CONCAT(field) AS fields,
+    MAX(CASE field WHEN 'price_per_hour' THEN 'amended: ' || reason END) AS price_source,
+    {", ".join(f"MAX(CASE field WHEN '{name}' THEN value END) AS {name}" for name in AMENDABLE)}
+    FROM amendments WHERE id IN (SELECT MAX(id) FROM amendments GROUP BY entry, field)
+    GROUP BY entry)"""
+# What is inside counts while the outer row lasted, by its share of the devices, at most all.
+_INSIDE = """part AS (SELECT p.id AS entry, c.joules, COALESCE(c.joules_low, c.joules) AS low,
+    COALESCE(c.joules_high, c.joules) AS high, COALESCE(ca.seconds, c.seconds) AS whole,
+    CASE WHEN p.ended IS NULL OR c.heartbeat <= p.ended THEN COALESCE(ca.seconds, c.seconds)
+    ELSE MIN(COALESCE(ca.seconds, c.seconds), MAX(0.0, p.ended - c.started)) END AS seconds,
+    MIN(1.0, COALESCE(ca.count, c.count) * 1.0 / COALESCE(pa.count, p.count)) AS share
+    FROM (SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL) AS outer_row
+    CROSS JOIN entries AS p ON p.id = outer_row.parent
+    CROSS JOIN entries AS c ON c.parent = p.id
+    LEFT JOIN amended AS pa ON pa.entry = p.id LEFT JOIN amended AS ca ON ca.entry = c.id),
+    inside AS (SELECT entry, SUM(seconds * share) AS seconds,
+    TOTAL(joules * seconds / whole) AS joules, TOTAL(low * seconds / whole) AS joules_low,
+    TOTAL(high * seconds / whole) AS joules_high FROM part GROUP BY entry)"""
+_SPECIAL = """special AS (SELECT rowid AS number FROM entries WHERE ended IS NULL
+    UNION SELECT e.rowid FROM amended AS a JOIN entries AS e ON e.id = a.entry
+    UNION SELECT e.rowid FROM (SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL) AS o
+    JOIN entries AS e ON e.id = o.parent)"""
+_NESTED = ("seconds", "joules", "joules_low", "joules_high")
+_NOW = tuple(
+    f"COALESCE(a.{name}, e.{name}) AS {name}"
+    if name in (*AMENDABLE, "price_source")
+    else f"e.{name}"
+    for name in COLUMNS
+)
+_KEPT = """CASE WHEN status = 'done' AND COALESCE(seconds_productive, recorded) >= recorded
+    THEN seconds ELSE MAX(0.0, MIN(COALESCE(seconds_productive, 0.0), seconds)) END"""
+_KEPT_PLAIN = _KEPT.replace("recorded", "seconds")
+_SUMS = (  # name in Group, over rows, over sums; {kept} is one of the two above
+    ("rows", "COUNT(*)", "SUM"),
+    ("seconds", "SUM(seconds)", "SUM"),
+    ("seconds_kept", "SUM({kept})", "SUM"),
+    ("device_seconds", "SUM(seconds * count)", "SUM"),
+    ("device_seconds_kept", "SUM({kept} * count)", "SUM"),
+    ("dollars", "SUM(seconds * count * price_per_hour) / 3600", "SUM"),
+    ("dollars_kept", "SUM({kept} * count * price_per_hour) / 3600", "SUM"),
+    ("tokens", "TOTAL(tokens)", "SUM"),
+    ("flops", "SUM(flops)", "SUM"),
+    ("joules", "SUM(joules)", "SUM"),
+    ("joules_low", "SUM(COALESCE(joules_low, joules))", "SUM"),
+    ("joules_high", "SUM(COALESCE(joules_high, joules))", "SUM"),
+    ("gpu_seconds", "TOTAL(CASE WHEN gpu_busy IS NULL THEN 0 ELSE gpus * seconds END)", "SUM"),
+    ("gpu_seconds_busy", "TOTAL(gpu_busy * gpus * seconds)", "SUM"),
+    ("started", "MIN(started)", "MIN"),
+    ("ended", "MAX(heartbeat)", "MAX"),
+)
+
+
+def select_rows(
+    connection: sqlite3.Connection, filters: Filters, limit: int | None = None
+) -> Iterator[Billed]:
+    """Rows that pass, the newest first, at most `limit`."""
+    where, values = _where(filters, row="e.", now=lambda name: f"COALESCE(a.{name}, e.{name})")
+    nested = ", ".join(f"COALESCE(i.{name}, 0.0)" for name in _NESTED)
+    cursor = connection.execute(
+        f"WITH {_AMENDED}, {_INSIDE} SELECT {', '.join(_NOW)}, e.seconds, {nested}, a.fields "
+        "FROM entries AS e LEFT JOIN amended AS a ON a.entry = e.id "
+        f"LEFT JOIN inside AS i ON i.entry = e.id WHERE {where} "
+        "ORDER BY e.started DESC, e.rowid DESC LIMIT :limit",
+        values | {"limit": -1 if limit is None else limit},
+    )
+    names = (*COLUMNS, "seconds_recorded", *(f"{name}_nested" for name in _NESTED), "amended")
+    for row in cursor:
+        found = dict(zip(names, row))
+        found["amended"] = tuple(sorted(found["amended"].split(","))) if found["amended"] else ()
+        yield read_as(Billed, found)
+
+
+def select_groups(
+    connection: sqlite3.Connection, by: Sequence[str], filters: Filters
+) -> list[Group]:
+    """Sums by `by`, of BY, over rows that pass, in the order of their keys.
+
+    ValueError names a key that is none.
+    """
+    check_keys(by)
+    length = max((KEYS.index(name) for name in by if name in KEYS), default=-1) + 1
+    inner = [*KEYS[:length], *(name for name in by if name not in KEYS)]
+    where, values = _where(filters)
+    plain = ", ".join([*inner, *_inner_sums(_KEPT_PLAIN)])
+    special = ", ".join([*inner, *_inner_sums(_KEPT)])
+    few = "run" in values or "ids" in values
+    taken = {name: f"COALESCE(i.{name}, 0.0)" for name in _NESTED}
+    now = [
+        *(column for column in _NOW if not column.endswith(tuple(f" {n}" for n in _NESTED))),
+        "e.seconds AS recorded, e.month",
+        f"MAX(0.0, COALESCE(a.seconds, e.seconds) - {taken['seconds']}) AS seconds",
+        f"MAX(0.0, e.joules - {taken['joules']}) AS joules",
+        f"MAX(0.0, COALESCE(e.joules_low, e.joules) - {taken['joules_low']}) AS joules_low",
+        f"MAX(0.0, COALESCE(e.joules_high, e.joules) - {taken['joules_high']}) AS joules_high",
+    ]
+    now = [c for c in now if c not in {f"e.{name}" for name in _NESTED}]
+    group = f"GROUP BY {', '.join(inner)}" if inner else "HAVING COUNT(*)"
+    outer = ", ".join([*by, *(f"{over}({name}) AS {name}" for name, _, over in _SUMS)])
+    cursor = connection.execute(
+        f"WITH {_AMENDED}, {_INSIDE}, {_SPECIAL} SELECT {outer} FROM ("
+        f"SELECT {plain} FROM entries {'' if few else 'INDEXED BY entries_closed'} "
+        f"WHERE ended IS NOT NULL AND rowid NOT IN (SELECT number FROM special) AND {where} {group}"
+        f" UNION ALL SELECT {special} FROM (SELECT {', '.join(now)} FROM special AS s "
+        "CROSS JOIN entries AS e ON e.rowid = s.number LEFT JOIN amended AS a ON a.entry = e.id "
+        f"LEFT JOIN inside AS i ON i.entry = e.id) WHERE {where} {group}) "
+        + (f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING COUNT(*)"),
+        values,
+    )
+    names = [name for name, _, _ in _SUMS]
+    return [
+        Group(key=dict(zip(by, row)), **_whole(dict(zip(names, row[len(by) :])))) for row in cursor
+    ]
+
+
+def billed_reference(
+    entry: Entry, inside: Iterable[Billed], amendments: Mapping[str, Amendment]
+) -> Billed:
+    """`entry` with its newest amendment by field, and the rows inside it; slow twin of the SQL."""
+    values: dict[str, Any] = {name: getattr(entry, name) for name in COLUMNS}
+    for name, amendment in amendments.items():
+        values[name] = amendment.value
+        if name == "price_per_hour":
+            values["price_source"] = f"amended: {amendment.reason}"
+    nested = dict.fromkeys(_NESTED, 0.0)
+    for child in inside:
+        part = child.seconds
+        if entry.ended is not None and child.heartbeat > entry.ended:
+            part = min(part, max(0.0, entry.ended - child.started))
+        share = part / child.seconds if child.seconds else 0.0
+        nested["seconds"] += part * min(1.0, child.count / values["count"])
+        nested["joules"] += child.joules * share
+        for name in ("joules_low", "joules_high"):
+            value = getattr(child, name)
+            nested[name] += (child.joules if value is None else value) * share
+    values |= {f"{name}_nested": value for name, value in nested.items()}
+    values |= {"seconds_recorded": entry.seconds, "amended": tuple(sorted(amendments))}
+    return read_as(Billed, values)
+
+
+def groups_reference(rows: Iterable[Billed], by: Sequence[str]) -> list[Group]:
+    """The same sums in Python, row by row; slow twin of `select_groups`."""
+    found: dict[tuple[Any, ...], list[Billed]] = {}
+    for row in rows:
+        found.setdefault(tuple(_key(row, name) for name in by), []).append(row)
+    return [Group(key=dict(zip(by, key)), **_sums_reference(found[key])) for key in sorted(found)]
+
+
+def check_keys(by: Sequence[str]) -> None:
+    for name in by:
+        if name not in BY:
+            raise ValueError(f"rows cannot be grouped by '{name}': choose {', '.join(BY)}")
+
+
+def _sums_reference(rows: list[Billed]) -> dict[str, Any]:
+    known = [row for row in rows if row.gpu_busy is not None]
+    return {
+        "rows": len(rows),
+        "seconds": sum(row.seconds_billable for row in rows),
+        "seconds_kept": sum(row.seconds_kept for row in rows),
+        "device_seconds": sum(row.seconds_billable * row.count for row in rows),
+        "device_seconds_kept": sum(row.seconds_kept * row.count for row in rows),
+        "dollars": sum(row.dollars for row in rows),
+        "dollars_kept": sum(row.dollars_kept for row in rows),
+        "tokens": sum(row.tokens for row in rows),
+        "flops": sum(row.flops for row in rows),
+        "joules": sum(row.joules_billable for row in rows),
+        "joules_low": sum(row.joules_range[0] for row in rows),
+        "joules_high": sum(row.joules_range[1] for row in rows),
+        "gpu_seconds": sum(row.seconds_billable * row.gpus for row in known),
+        "gpu_seconds_busy": sum(
+            row.seconds_billable * row.gpus * (row.gpu_busy or 0.0) for row in known
+        ),
+        "started": min(row.started for row in rows),
+        "ended": max(row.heartbeat for row in rows),
+    }
+
+
+def _key(row: Billed, name: str) -> Any:
+    from datetime import UTC, datetime
+
+    if name == "month":
+        return datetime.fromtimestamp(row.started, UTC).strftime("%Y-%m")
+    return getattr(row, name)
+
+
+def _whole(sums: dict[str, Any]) -> dict[str, Any]:
+    return sums | {"tokens": int(sums["tokens"])}
+
+
+def _inner_sums(kept: str) -> list[str]:
+    return [f"{over.format(kept=f'({kept})')} AS {name}" for name, over, _ in _SUMS]
+
+
+def _where(
+    filters: Filters, row: str = "", now: Any = lambda name: name
+) -> tuple[str, dict[str, Any]]:
+    """Conditions and their values; `now` tells where amended columns lie."""
+    given: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+    unknown = sorted(set(given) - set(Filters.__annotations__))
+    if unknown:
+        raise TypeError(f"no filter is called {', '.join(unknown)}")
+    conditions = ["1"]
+    if "since" in given:
+        conditions.append(f"{row}started >= :since")
+    if "until" in given:
+        conditions.append(f"{row}started < :until")
+    if "purpose" in given:
+        given["purpose"] = purpose_named(given["purpose"])
+    for name in _EQUAL:
+        if name in given:
+            given[name] = clean(given[name])
+            conditions.append(f"{now(name) if name in AMENDABLE else row + name} = :{name}")
+    if "run" in given:
+        given["path"] = clean(str(Path(given["run"]).resolve()))
+        given["run"] = clean(given["run"])
+        conditions.append(f"{row}run IN (:run, :path)")
+    if "ids" in given:
+        given["ids"] = json.dumps(list(given["ids"]))
+        conditions.append(f"{row}id IN (SELECT value FROM json_each(:ids))")
+    return " AND ".join(conditions), given

@@ -1,0 +1,180 @@
+"""From a clean step to a real run: what published runs took, over what their chips could.
+
+log(hours / hours at full peak) is a Gaussian process: a mean of five factors (a constant; software
+before mid-2023; fp16 training; doublings of the sequence beyond 2048; and the clean step's own
+prediction, of which a share carries over) and a covariance that falls with the distance in size,
+hardware and date, so a run leans on the published ones that are like it. Residuals beyond 1.5
+deviations count less (Huber). Priors and widths are `practice.*` in `speed_constants.csv`; the runs
+are `catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one by one.
+
+It holds the gap between what one layout can reach and what teams reached, with stalls, restarts,
+evaluation, detours and stages of longer context in the hours that they disclosed.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import date as Day
+from functools import lru_cache
+from math import exp, log, log2, log10, sqrt
+from pathlib import Path
+
+from benthic.cost.calibrate import figures
+from benthic.cost.catalog import CostError, Gpu
+
+FILE = Path(__file__).with_name("catalog") / "practice_runs.csv"
+TENTH = 1.2816  # deviations from the middle to P10 and P90
+CUT, ROUNDS = 1.5, 8
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a run is like. Hours are GPU-hours."""
+
+    run: str
+    org: str
+    date: float
+    """years, as 2024.5"""
+    active: float
+    """parameters that a token meets"""
+    peak: float
+    """FLOP/s of the GPU in bf16"""
+    small: bool
+    """40 GB or less"""
+    pod: bool
+    """chips of a pod (TPU)"""
+    experts: bool
+    fp16: bool
+    seq: int
+    ideal_hours: float
+    """needed FLOPs at full peak"""
+    clean_hours: float
+    """at the predicted step, with goodput"""
+    hours: float = 0.0
+    """disclosed; 0: unknown"""
+
+
+@dataclass(frozen=True)
+class Practice:
+    """GPU-hours that such a run takes; `leans_on` the published runs nearest to it, with their
+    likeness from 0 to 1."""
+
+    p10: float
+    p50: float
+    p90: float
+    leans_on: list[tuple[str, float]]
+
+
+def real_hours(traits: Traits, published: Sequence[Traits] | None = None) -> Practice:
+    """GPU-hours with P10 and P90, from `published` runs (the shipped ones).
+
+    Raises CostError where hours are not positive or no run is left to lean on.
+    """
+    runs = published_runs() if published is None else published
+    if not runs:
+        raise CostError("no published run is left to lean on: give one at least")
+    if not (traits.clean_hours > 0 and traits.ideal_hours > 0):
+        raise CostError(f"{traits.run} has no hours at full peak: give its tokens and GPU")
+    middle, deviation = _predict(traits, runs)
+    scale = traits.ideal_hours * exp(middle)
+    wide = exp(TENTH * deviation)
+    near = sorted(((_likeness(traits, run), run.run) for run in runs), reverse=True)[:3]
+    return Practice(scale / wide, scale, scale * wide, [(name, like) for like, name in near])
+
+
+@lru_cache(maxsize=1)
+def published_runs() -> tuple[Traits, ...]:
+    """The shipped runs."""
+    with FILE.open(newline="", encoding="utf-8") as file:
+        return tuple(_read(row) for row in csv.DictReader(file))
+
+
+def usual_date(gpu: Gpu) -> float:
+    """The year that runs on a GPU are from where nobody says: two and a half years after its
+    release, not later than today."""
+    year, _, month = gpu.release.partition("-")
+    today = Day.today()
+    return min(int(year) + int(month or 6) / 12 + 2.5, today.year + today.month / 12)
+
+
+def _read(row: dict[str, str]) -> Traits:
+    kinds = {field.name: field.type for field in fields(Traits)}
+    return Traits(**{name: _cell(row[name], kind) for name, kind in kinds.items()})  # type: ignore[arg-type]
+
+
+def _cell(text: str, kind: object) -> str | int | float | bool:
+    if kind is str:
+        return text
+    if kind is bool:
+        return text == "1"
+    return int(text) if kind is int else float(text)
+
+
+def _factors(run: Traits) -> list[float]:
+    return [
+        1.0,
+        min(1.0, max(0.0, 2023.5 - run.date)),
+        float(run.fp16),
+        log2(run.seq / 2048),
+        log(run.clean_hours / run.ideal_hours) - 0.5,
+    ]
+
+
+def _likeness(one: Traits, other: Traits) -> float:
+    width = figures("practice.width_")
+    distance = (log10(one.active / other.active) / width["size"]) ** 2
+    distance += ((one.date - other.date) / width["years"]) ** 2
+    distance += (log2(one.peak / other.peak) / width["peak"]) ** 2
+    for name in ("small", "pod", "experts"):
+        distance += ((getattr(one, name) != getattr(other, name)) / width["kind"]) ** 2
+    return exp(-distance / 2)
+
+
+def _covariance(one: Traits, other: Traits) -> float:
+    prior = figures("practice.")
+    variances = [4.0] + [prior["factor"] ** 2] * 4
+    means = zip(_factors(one), variances, _factors(other), strict=True)
+    return prior["likeness"] ** 2 * _likeness(one, other) + sum(a * v * b for a, v, b in means)
+
+
+def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
+    """Mean and deviation of log(hours / ideal_hours)."""
+    noise = figures("practice.")["noise"] ** 2
+    seen = [log(run.hours / run.ideal_hours) for run in runs]
+    middle = sorted(seen)[len(seen) // 2]
+    target = [one - middle for one in seen]
+    between = [[_covariance(a, b) for b in runs] for a in runs]
+    here = [_covariance(traits, run) for run in runs]
+    weights = [1.0] * len(runs)
+    for _ in range(ROUNDS):
+        matrix = [
+            [value + (noise / weights[i] if i == j else 0.0) for j, value in enumerate(row)]
+            for i, row in enumerate(between)
+        ]
+        solved = solve(matrix, target)
+        off = [abs(noise * a / w) for a, w in zip(solved, weights, strict=True)]
+        weights = [min(1.0, CUT * sqrt(noise) / max(e, 1e-12)) for e in off]
+    mean = middle + _dot(here, solved)
+    variance = _covariance(traits, traits) - _dot(here, solve(matrix, here))
+    return mean, sqrt(max(0.0, variance) + noise)
+
+
+def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """x of matrix x = right, by elimination; `matrix` is symmetric and positive."""
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    size = len(rows)
+    for i in range(size):
+        pivot = rows[i]
+        for row in rows[i + 1 :]:
+            ratio = row[i] / pivot[i]
+            if ratio:
+                for j in range(i, size + 1):
+                    row[j] -= ratio * pivot[j]
+    x = [0.0] * size
+    for i in reversed(range(size)):
+        x[i] = (rows[i][size] - _dot(rows[i][i + 1 : size], x[i + 1 :])) / rows[i][i]
+    return x
+
+
+def _dot(one: Iterable[float], other: Iterable[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
