@@ -64,10 +64,10 @@ PLAIN = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
 GPT2 = {"n_embd": 512, "n_layer": 8, "n_head": 8, "vocab_size": 16384, "n_positions": 1024}
 
 CASES = [
-    Case("llama-28m-activations", "llama", 4, 512, widths(6, 512, 1376, 8192, 8, 4)),
-    Case("llama-28m-parameters", "llama", 1, 64, widths(6, 512, 1376, 8192, 8, 4)),
+    Case("llama-activations", "llama", 4, 512, widths(6, 512, 1376, 8192, 8, 4)),
+    Case("llama-parameters", "llama", 1, 64, widths(6, 512, 1376, 8192, 8, 4)),
     Case(
-        "llama-28m-bf16-eager",
+        "llama-bf16-eager",
         "llama",
         2,
         512,
@@ -75,18 +75,18 @@ CASES = [
         precision="bf16",
         attention="eager",
     ),
-    Case("qwen2-64m-logits", "qwen2", 2, 256, widths(6, 512, 1376, 49152, 8, 2)),
-    Case("gpt2-34m", "gpt2", 2, 512, GPT2 | PLAIN),
-    Case("gpt2-34m-dropout", "gpt2", 2, 256, GPT2, dropout=True),
+    Case("qwen2-logits", "qwen2", 2, 256, widths(6, 512, 1376, 49152, 8, 2)),
+    Case("gpt2", "gpt2", 2, 512, GPT2 | PLAIN),
+    Case("gpt2-dropout", "gpt2", 2, 256, GPT2, dropout=True),
     Case(
-        "mixtral-85m",
+        "mixtral",
         "mixtral",
         2,
         256,
         widths(4, 512, 1024, 8192, 8, 4) | {"num_local_experts": 12, "num_experts_per_tok": 2},
     ),
     Case(
-        "qwen3-moe-45m-bf16",
+        "qwen3-moe-bf16",
         "qwen3_moe",
         4,
         256,
@@ -96,21 +96,21 @@ CASES = [
         precision="bf16",
     ),
     Case(
-        "deepseek-v3-44m",
+        "deepseek-v3",
         "deepseek_v3",
         2,
         256,
         widths(5, 512, 1376, 8192, 8, 8) | LATENT | ROUTED | {"n_shared_experts": 1},
     ),
     Case(
-        "benthic-dense-28m",
+        "benthic-dense",
         "benthic",
         4,
         512,
         {"model_type": "llama"} | widths(6, 512, 1376, 8192, 8, 4),
     ),
     Case(
-        "benthic-moe-48m-mtp",
+        "benthic-moe-mtp",
         "benthic",
         2,
         256,
@@ -120,7 +120,7 @@ CASES = [
         | {"n_shared_experts": 1, "num_nextn_predict_layers": 1},
     ),
     Case(
-        "benthic-moe-48m-muon",
+        "benthic-moe-muon",
         "benthic",
         1,
         128,
@@ -130,9 +130,9 @@ CASES = [
         | {"n_shared_experts": 1, "num_nextn_predict_layers": 1},
         optimizer="muon",
     ),
-    Case("mistral-111m", "mistral", 2, 384, widths(12, 768, 2048, 16384, 12, 4), FRESH),
+    Case("mistral", "mistral", 2, 384, widths(12, 768, 2048, 16384, 12, 4), FRESH),
     Case(
-        "olmoe-100m-bf16",
+        "olmoe-bf16",
         "olmoe",
         3,
         320,

@@ -41,6 +41,7 @@ class Constants:
     startup: float
     pcie: float
     network: float
+    stream_bytes: float
     logit_bytes: float
     optimizer_bytes: float
     step: float

@@ -47,7 +47,7 @@ def fastest(
     Raises CostError where no layout divides the batch, or none fits.
     """
     chosen = constants or load_constants()
-    sequences = max(1, (batch or usual_batch(shape)) // seq)
+    sequences = max(1, (batch or usual_batch(shape, gpus)) // seq)
     timed: list[tuple[float, float, Layout]] = []
     for one in candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision):
         micro = sequences / (one.data * one.micro_batch)
@@ -72,11 +72,12 @@ def fastest(
     )
 
 
-def usual_batch(shape: Shape) -> int:
-    """Tokens a step where nobody says: 4M at 7B active parameters, with their 0.4th power, a power
-    of two from 512K to 16M. An assumption; published runs scatter by a factor of four."""
-    active = parameters(shape)["active"]
-    return 2 ** round(log2(min(2**24, max(2**19, 2**22 * (active / 7e9) ** 0.4))))
+def usual_batch(shape: Shape, gpus: int) -> int:
+    """Tokens a step where nobody says: 4M at 7B active parameters, with their 0.4th power, but
+    8,192 a GPU at least; a power of two from 512K to 16M. An assumption: published runs scatter by
+    a factor of four."""
+    wanted = max(8192 * gpus, 2**22 * (parameters(shape)["active"] / 7e9) ** 0.4)
+    return int(2 ** round(log2(min(2**24, max(2**19, wanted)))))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Everything here is checked as it is made, so what is stored can be added up; mon
 import sys
 import uuid
 from dataclasses import dataclass, field, fields
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
@@ -83,7 +83,7 @@ class Span:
     def __post_init__(self) -> None:
         purpose_named(self.purpose)
         _check("count", self.count, low=1, high=MAX_COUNT, what="devices")
-        _check("price_per_hour", self.price_per_hour, high=MAX_PRICE, what="US dollars an hour")
+        _check("price_per_hour", self.price_per_hour, high=inf, what="US dollars an hour")
 
     @property
     def label(self) -> str:
@@ -170,7 +170,7 @@ class Entry(Span, Usage):
                 )
 
 
-Row = TypeVar("Row", bound=Entry)
+Kind = TypeVar("Kind", bound="Entry | Group")
 COLUMNS = tuple(column.name for column in fields(Entry))
 USAGE_COLUMNS = tuple(column.name for column in fields(Usage))
 
@@ -313,6 +313,11 @@ def label(name: str, run: str) -> str:
     return name or Path(run).name or run
 
 
+def check_price(dollars: float) -> float:
+    """US dollars an hour of one device that can be meant; else ValueError."""
+    return _check("price_per_hour", dollars, high=MAX_PRICE, what="US dollars an hour")
+
+
 def external_id(external: str) -> str:
     """The id of the imported row with that key, so rows of one import can name their parent."""
     return str(uuid.uuid5(_IMPORTED, clean(external)))
@@ -336,7 +341,7 @@ def amended_value(name: str, value: str | int | float) -> str | int | float:
         _check(name, count, low=1, high=MAX_COUNT, what="devices")
         return int(count)
     if name == "price_per_hour":
-        return _check(name, _number(name, value), high=MAX_PRICE, what="US dollars an hour")
+        return check_price(_number(name, value))
     if name == "seconds":
         return _check(name, _number(name, value), high=_MAX_SECONDS, what="seconds")
     text = clean(str(value))
@@ -345,8 +350,11 @@ def amended_value(name: str, value: str | int | float) -> str | int | float:
     return text
 
 
-def read_as(kind: type[Row], values: dict[str, Any]) -> Row:
-    """A row of the file as it is: what an earlier version or a jumping clock left is no error."""
+def read_as(kind: type[Kind], values: dict[str, Any]) -> Kind:
+    """What the file holds, as it is: what an earlier version or a jumping clock left is no error.
+
+    Several times faster than the checks, too.
+    """
     row = object.__new__(kind)
     row.__dict__.update(values)
     return row
@@ -364,7 +372,7 @@ def _number(name: str, value: str | int | float) -> float:
 
 def _check(name: str, value: float, *, low: float = 0, high: float, what: str) -> float:
     try:
-        good = low <= value <= high
+        good = low <= value <= high and isfinite(value)
     except TypeError:
         good = False
     if not good:

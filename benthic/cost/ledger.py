@@ -38,6 +38,7 @@ from benthic.cost.entries import (
     Status,
     Usage,
     amended_value,
+    check_price,
     clean,
     external_id,
     purpose_named,
@@ -117,6 +118,7 @@ class Ledger:
 
     def begin(self, span: Span, *, energy_source: str) -> str:
         """Write the row of a span that starts now, and return its id."""
+        check_price(span.price_per_hour)
         now, pid = time.time(), os.getpid()
         given = vars(span) | {
             "run": _absolute(span.run),
@@ -377,6 +379,7 @@ def _imported(entry: Entry) -> Entry:
         raise ValueError(f"the row of {entry.run} has no external key: give what names it for good")
     if entry.ended is None or entry.status == "running":
         raise ValueError(f"the row {entry.external} is not closed: give its end and its outcome")
+    check_price(entry.price_per_hour)
     return entry
 
 

@@ -110,6 +110,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 SCHEMA = len(MIGRATIONS)
+_CACHE = 65_536  # KiB at most: rows of an import fall all over the indexes
 ELSEWHERE = "or set BENTHIC_LEDGER to another file"
 _CAUSES = {
     sqlite3.SQLITE_BUSY: "is locked by another process: wait for it or end it, then try again",
@@ -157,6 +158,7 @@ def prepare(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
         raise _foreign(path)
     _use_log(connection, timeout)
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE}")
 
 
 @contextmanager

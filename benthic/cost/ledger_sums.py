@@ -2,12 +2,14 @@
 
 Nearly all rows are plain: closed, never amended, nothing inside. Their sums stream from a covering
 index in its own order, without a sort. The others are few; they are looked up one by one, put
-right, and added. The inner sums, over a prefix of the index, are then summed by what was asked.
+right, and added. Sums over a prefix of the index are then added up by what was asked.
 """
 
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -50,43 +52,50 @@ _SPECIAL = """special AS (SELECT rowid AS number FROM entries WHERE ended IS NUL
     UNION SELECT e.rowid FROM (SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL) AS o
     JOIN entries AS e ON e.id = o.parent)"""
 _NESTED = ("seconds", "joules", "joules_low", "joules_high")
-_NOW = tuple(
-    f"COALESCE(a.{name}, e.{name}) AS {name}"
-    if name in (*AMENDABLE, "price_source")
-    else f"e.{name}"
-    for name in COLUMNS
-)
-_KEPT = """CASE WHEN status = 'done' AND COALESCE(seconds_productive, recorded) >= recorded
-    THEN seconds ELSE MAX(0.0, MIN(COALESCE(seconds_productive, 0.0), seconds)) END"""
-_KEPT_PLAIN = _KEPT.replace("recorded", "seconds")
-_SUMS = (  # name in Group, over rows, over sums; {kept} is one of the two above
-    ("rows", "COUNT(*)", "SUM"),
-    ("seconds", "SUM(seconds)", "SUM"),
-    ("seconds_kept", "SUM({kept})", "SUM"),
-    ("device_seconds", "SUM(seconds * count)", "SUM"),
-    ("device_seconds_kept", "SUM({kept} * count)", "SUM"),
-    ("dollars", "SUM(seconds * count * price_per_hour) / 3600", "SUM"),
-    ("dollars_kept", "SUM({kept} * count * price_per_hour) / 3600", "SUM"),
-    ("tokens", "TOTAL(tokens)", "SUM"),
-    ("flops", "SUM(flops)", "SUM"),
-    ("joules", "SUM(joules)", "SUM"),
-    ("joules_low", "SUM(COALESCE(joules_low, joules))", "SUM"),
-    ("joules_high", "SUM(COALESCE(joules_high, joules))", "SUM"),
-    ("gpu_seconds", "TOTAL(CASE WHEN gpu_busy IS NULL THEN 0 ELSE gpus * seconds END)", "SUM"),
-    ("gpu_seconds_busy", "TOTAL(gpu_busy * gpus * seconds)", "SUM"),
-    ("started", "MIN(started)", "MIN"),
-    ("ended", "MAX(heartbeat)", "MAX"),
-)
+_NOW = {
+    name: f"COALESCE(a.{name}, e.{name})" if name in (*AMENDABLE, "price_source") else f"e.{name}"
+    for name in (*COLUMNS, "month")
+}
+_PLAIN = {name: name for name in COLUMNS}
+_NET = _NOW | {
+    "recorded": "e.seconds",
+    "seconds": "MAX(0.0, COALESCE(a.seconds, e.seconds) - COALESCE(i.seconds, 0.0))",
+    "joules": "MAX(0.0, e.joules - COALESCE(i.joules, 0.0))",
+    "joules_low": "MAX(0.0, COALESCE(e.joules_low, e.joules) - COALESCE(i.joules_low, 0.0))",
+    "joules_high": "MAX(0.0, COALESCE(e.joules_high, e.joules) - COALESCE(i.joules_high, 0.0))",
+}
+_KEPT = """(CASE
+    WHEN status = 'done' AND (seconds_productive IS NULL OR seconds_productive >= {recorded})
+    THEN seconds ELSE MAX(0.0, MIN(COALESCE(seconds_productive, 0.0), seconds)) END)"""
+_SUMS = {  # by name in Group
+    "rows": "COUNT(*)",
+    "seconds": "SUM(seconds)",
+    "seconds_kept": "SUM({kept})",
+    "device_seconds": "SUM(seconds * count)",
+    "device_seconds_kept": "SUM({kept} * count)",
+    "dollars": "SUM(seconds * count * price_per_hour) / 3600",
+    "dollars_kept": "SUM({kept} * count * price_per_hour) / 3600",
+    "tokens": "TOTAL(tokens)",
+    "flops": "SUM(flops)",
+    "joules": "SUM(joules)",
+    "joules_low": "SUM(COALESCE(joules_low, joules))",
+    "joules_high": "SUM(COALESCE(joules_high, joules))",
+    "gpu_seconds": "TOTAL(CASE WHEN gpu_busy IS NULL THEN 0 ELSE gpus * seconds END)",
+    "gpu_seconds_busy": "TOTAL(gpu_busy * gpus * seconds)",
+    "started": "MIN(started)",  # the last two are no sums, see _merge
+    "ended": "MAX(heartbeat)",
+}
 
 
 def select_rows(
     connection: sqlite3.Connection, filters: Filters, limit: int | None = None
 ) -> Iterator[Billed]:
     """Rows that pass, the newest first, at most `limit`."""
-    where, values = _where(filters, row="e.", now=lambda name: f"COALESCE(a.{name}, e.{name})")
+    where, values = _where(filters, _NOW)
+    now = ", ".join(_NOW[name] for name in COLUMNS)
     nested = ", ".join(f"COALESCE(i.{name}, 0.0)" for name in _NESTED)
     cursor = connection.execute(
-        f"WITH {_AMENDED}, {_INSIDE} SELECT {', '.join(_NOW)}, e.seconds, {nested}, a.fields "
+        f"WITH {_AMENDED}, {_INSIDE} SELECT {now}, e.seconds, {nested}, a.fields "
         "FROM entries AS e LEFT JOIN amended AS a ON a.entry = e.id "
         f"LEFT JOIN inside AS i ON i.entry = e.id WHERE {where} "
         "ORDER BY e.started DESC, e.rowid DESC LIMIT :limit",
@@ -110,34 +119,26 @@ def select_groups(
     length = max((KEYS.index(name) for name in by if name in KEYS), default=-1) + 1
     inner = [*KEYS[:length], *(name for name in by if name not in KEYS)]
     where, values = _where(filters)
-    plain = ", ".join([*inner, *_inner_sums(_KEPT_PLAIN)])
-    special = ", ".join([*inner, *_inner_sums(_KEPT)])
     few = "run" in values or "ids" in values
-    taken = {name: f"COALESCE(i.{name}, 0.0)" for name in _NESTED}
-    now = [
-        *(column for column in _NOW if not column.endswith(tuple(f" {n}" for n in _NESTED))),
-        "e.seconds AS recorded, e.month",
-        f"MAX(0.0, COALESCE(a.seconds, e.seconds) - {taken['seconds']}) AS seconds",
-        f"MAX(0.0, e.joules - {taken['joules']}) AS joules",
-        f"MAX(0.0, COALESCE(e.joules_low, e.joules) - {taken['joules_low']}) AS joules_low",
-        f"MAX(0.0, COALESCE(e.joules_high, e.joules) - {taken['joules_high']}) AS joules_high",
-    ]
-    now = [c for c in now if c not in {f"e.{name}" for name in _NESTED}]
     group = f"GROUP BY {', '.join(inner)}" if inner else "HAVING COUNT(*)"
-    outer = ", ".join([*by, *(f"{over}({name}) AS {name}" for name, _, over in _SUMS)])
-    cursor = connection.execute(
-        f"WITH {_AMENDED}, {_INSIDE}, {_SPECIAL} SELECT {outer} FROM ("
-        f"SELECT {plain} FROM entries {'' if few else 'INDEXED BY entries_closed'} "
-        f"WHERE ended IS NOT NULL AND rowid NOT IN (SELECT number FROM special) AND {where} {group}"
-        f" UNION ALL SELECT {special} FROM (SELECT {', '.join(now)} FROM special AS s "
-        "CROSS JOIN entries AS e ON e.rowid = s.number LEFT JOIN amended AS a ON a.entry = e.id "
-        f"LEFT JOIN inside AS i ON i.entry = e.id) WHERE {where} {group}) "
-        + (f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING COUNT(*)"),
+    plain = connection.execute(
+        f"WITH {_AMENDED}, {_SPECIAL} SELECT {_columns(inner, 'seconds')} "
+        f"FROM entries {'' if few else 'INDEXED BY entries_closed'} WHERE ended IS NOT NULL "
+        f"AND rowid NOT IN (SELECT number FROM special) AND {where} {group}",
         values,
     )
-    names = [name for name, _, _ in _SUMS]
+    net = ", ".join(f"{value} AS {name}" for name, value in _NET.items())
+    special = connection.execute(
+        f"WITH {_AMENDED}, {_INSIDE}, {_SPECIAL} SELECT {_columns(inner, 'recorded')} "
+        f"FROM (SELECT {net} FROM special AS s CROSS JOIN entries AS e ON e.rowid = s.number "
+        "LEFT JOIN amended AS a ON a.entry = e.id LEFT JOIN inside AS i ON i.entry = e.id) "
+        f"WHERE {where} {group}",
+        values,
+    )
+    found = _merge(chain(plain, special), [inner.index(name) for name in by], len(inner))
     return [
-        Group(key=dict(zip(by, row)), **_whole(dict(zip(names, row[len(by) :])))) for row in cursor
+        read_as(Group, {"key": dict(zip(by, key)), **dict(zip(_SUMS, found[key]))})
+        for key in sorted(found)
     ]
 
 
@@ -212,38 +213,52 @@ def _key(row: Billed, name: str) -> Any:
     return getattr(row, name)
 
 
-def _whole(sums: dict[str, Any]) -> dict[str, Any]:
-    return sums | {"tokens": int(sums["tokens"])}
+def _columns(inner: list[str], recorded: str) -> str:
+    kept = _KEPT.format(recorded=recorded)
+    return ", ".join([*inner, *(value.format(kept=kept) for value in _SUMS.values())])
 
 
-def _inner_sums(kept: str) -> list[str]:
-    return [f"{over.format(kept=f'({kept})')} AS {name}" for name, over, _ in _SUMS]
+def _merge(
+    rows: Iterable[tuple[Any, ...]], places: list[int], width: int
+) -> dict[tuple[Any, ...], list[Any]]:
+    """Rows of `width` keys and then sums, added up by the keys at `places`."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    last = len(_SUMS) - 2
+    tokens = tuple(_SUMS).index("tokens")
+    for row in rows:
+        key, sums = tuple([row[place] for place in places]), list(row[width:])
+        sums[tokens] = int(sums[tokens])
+        known = found.get(key)
+        if known:
+            sums[:last] = map(add, known[:last], sums[:last])
+            sums[last] = min(known[last], sums[last])
+            sums[last + 1] = max(known[last + 1], sums[last + 1])
+        found[key] = sums
+    return found
 
 
-def _where(
-    filters: Filters, row: str = "", now: Any = lambda name: name
-) -> tuple[str, dict[str, Any]]:
-    """Conditions and their values; `now` tells where amended columns lie."""
+def _where(filters: Filters, columns: Mapping[str, str] = _PLAIN) -> tuple[str, dict[str, Any]]:
+    """Conditions and their values; `columns` tells how each is read."""
     given: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
     unknown = sorted(set(given) - set(Filters.__annotations__))
     if unknown:
         raise TypeError(f"no filter is called {', '.join(unknown)}")
     conditions = ["1"]
     if "since" in given:
-        conditions.append(f"{row}started >= :since")
+        conditions.append(f"{columns['started']} >= :since")
     if "until" in given:
-        conditions.append(f"{row}started < :until")
+        conditions.append(f"{columns['started']} < :until")
     if "purpose" in given:
         given["purpose"] = purpose_named(given["purpose"])
     for name in _EQUAL:
         if name in given:
             given[name] = clean(given[name])
-            conditions.append(f"{now(name) if name in AMENDABLE else row + name} = :{name}")
+            conditions.append(f"{columns[name]} = :{name}")
     if "run" in given:
         given["path"] = clean(str(Path(given["run"]).resolve()))
         given["run"] = clean(given["run"])
-        conditions.append(f"{row}run IN (:run, :path)")
+        conditions.append(f"{columns['run']} IN (:run, :path)")
     if "ids" in given:
         given["ids"] = json.dumps(list(given["ids"]))
-        conditions.append(f"{row}id IN (SELECT value FROM json_each(:ids))")
+        conditions.append(f"{columns['id']} IN (SELECT value FROM json_each(:ids))")
     return " AND ".join(conditions), given

@@ -135,7 +135,7 @@ def _basis(
     question: Question, catalog: Catalog, gpu: Gpu, gpus: int, tokens: float, seq: int
 ) -> _Basis:
     shape, notes = question.shape, list[str]()
-    batch = round(question.batch or usual_batch(shape))
+    batch = round(question.batch or usual_batch(shape, gpus))
     if question.batch is None:
         notes.append(f"{batch / 1e6:.2g}M tokens a step, usual at this size (--batch-tokens)")
     constants = load_constants()

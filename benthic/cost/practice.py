@@ -1,14 +1,15 @@
 """From a clean step to a real run: what published runs took, over what their chips could.
 
-log(hours / hours at full peak) is a Gaussian process: a mean of five factors (a constant; software
-before mid-2023; fp16 training; doublings of the sequence beyond 2048; and the clean step's own
-prediction, of which a share carries over) and a covariance that falls with the distance in size,
-hardware and date, so a run leans on the published ones that are like it. Residuals beyond 1.5
-deviations count less (Huber). Priors and widths are `practice.*` in `speed_constants.csv`; the runs
-are `catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one by one.
+log(hours / hours at full peak) is a Gaussian process. Its mean has four fitted factors: a constant,
+software before mid-2023, training in fp16, and doublings of the sequence beyond 2048. Its
+covariance falls with the distance in active parameters, in the chip's peak and in kind, so that a
+run leans on published ones that are like it. Of the clean step's own slowness a fixed share carries
+over, all of it beyond e times the hours at full peak: among published runs teams differ more than
+layouts do, but where a step is slower than any of theirs nobody makes up for it.
 
-It holds the gap between what one layout can reach and what teams reached, with stalls, restarts,
-evaluation, detours and stages of longer context in the hours that they disclosed.
+Priors and widths are `practice.*` in `speed_constants.csv`; the runs are
+`catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one by one. The
+gap holds what disclosed hours hold: stalls, restarts, evaluation, detours, longer contexts.
 """
 
 import csv
@@ -18,13 +19,13 @@ from datetime import date as Day
 from functools import lru_cache
 from math import exp, log, log2, log10, sqrt
 from pathlib import Path
+from statistics import median
 
 from benthic.cost.calibrate import figures
 from benthic.cost.catalog import CostError, Gpu
 
 FILE = Path(__file__).with_name("catalog") / "practice_runs.csv"
 TENTH = 1.2816  # deviations from the middle to P10 and P90
-CUT, ROUNDS = 1.5, 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Practice:
     p10: float
     p50: float
     p90: float
+    factor: float
+    """p50 over clean hours: what to multiply another layout's clean hours by"""
     leans_on: list[tuple[str, float]]
 
 
@@ -79,7 +82,8 @@ def real_hours(traits: Traits, published: Sequence[Traits] | None = None) -> Pra
     scale = traits.ideal_hours * exp(middle)
     wide = exp(TENTH * deviation)
     near = sorted(((_likeness(traits, run), run.run) for run in runs), reverse=True)[:3]
-    return Practice(scale / wide, scale, scale * wide, [(name, like) for like, name in near])
+    leans = [(name, like) for like, name in near]
+    return Practice(scale / wide, scale, scale * wide, scale / traits.clean_hours, leans)
 
 
 @lru_cache(maxsize=1)
@@ -111,19 +115,20 @@ def _cell(text: str, kind: object) -> str | int | float | bool:
 
 
 def _factors(run: Traits) -> list[float]:
-    return [
-        1.0,
-        min(1.0, max(0.0, 2023.5 - run.date)),
-        float(run.fp16),
-        log2(run.seq / 2048),
-        log(run.clean_hours / run.ideal_hours) - 0.5,
-    ]
+    early = min(1.0, max(0.0, 2023.5 - run.date))
+    return [1.0, early, float(run.fp16), log2(run.seq / 2048)]
+
+
+def _carried(run: Traits) -> float:
+    """What the clean step adds to the logarithm."""
+    prior = figures("practice.")
+    slow = log(run.clean_hours / run.ideal_hours)
+    return prior["carried"] * min(slow, 1.0) + max(0.0, slow - 1.0)
 
 
 def _likeness(one: Traits, other: Traits) -> float:
     width = figures("practice.width_")
     distance = (log10(one.active / other.active) / width["size"]) ** 2
-    distance += ((one.date - other.date) / width["years"]) ** 2
     distance += (log2(one.peak / other.peak) / width["peak"]) ** 2
     for name in ("small", "pod", "experts"):
         distance += ((getattr(one, name) != getattr(other, name)) / width["kind"]) ** 2
@@ -132,7 +137,7 @@ def _likeness(one: Traits, other: Traits) -> float:
 
 def _covariance(one: Traits, other: Traits) -> float:
     prior = figures("practice.")
-    variances = [4.0] + [prior["factor"] ** 2] * 4
+    variances = [4.0] + [prior["factor"] ** 2] * 3
     means = zip(_factors(one), variances, _factors(other), strict=True)
     return prior["likeness"] ** 2 * _likeness(one, other) + sum(a * v * b for a, v, b in means)
 
@@ -140,23 +145,13 @@ def _covariance(one: Traits, other: Traits) -> float:
 def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
     """Mean and deviation of log(hours / ideal_hours)."""
     noise = figures("practice.")["noise"] ** 2
-    seen = [log(run.hours / run.ideal_hours) for run in runs]
-    middle = sorted(seen)[len(seen) // 2]
-    target = [one - middle for one in seen]
-    between = [[_covariance(a, b) for b in runs] for a in runs]
+    seen = [log(run.hours / run.ideal_hours) - _carried(run) for run in runs]
+    middle = median(seen)
+    matrix = [[_covariance(a, b) + noise * (a is b) for b in runs] for a in runs]
     here = [_covariance(traits, run) for run in runs]
-    weights = [1.0] * len(runs)
-    for _ in range(ROUNDS):
-        matrix = [
-            [value + (noise / weights[i] if i == j else 0.0) for j, value in enumerate(row)]
-            for i, row in enumerate(between)
-        ]
-        solved = solve(matrix, target)
-        off = [abs(noise * a / w) for a, w in zip(solved, weights, strict=True)]
-        weights = [min(1.0, CUT * sqrt(noise) / max(e, 1e-12)) for e in off]
-    mean = middle + _dot(here, solved)
+    mean = middle + _dot(here, solve(matrix, [one - middle for one in seen]))
     variance = _covariance(traits, traits) - _dot(here, solve(matrix, here))
-    return mean, sqrt(max(0.0, variance) + noise)
+    return mean + _carried(traits), sqrt(max(0.0, variance) + noise)
 
 
 def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:

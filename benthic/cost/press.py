@@ -162,8 +162,9 @@ def mixed(case: Case, f: Figures) -> Section:
             f"{digits(v['serving.nodes'], 5)} nodes of eight. The tokens and speeds disclosed need "
             f"{digits(f['serving.prefill_nodes'], 3)} nodes to read and "
             f"{digits(f['serving.decode_nodes'])} to write, {digits(f['serving.derived_nodes'])} "
-            f"together, {share_change(f['check.nodes'])} off. Rent then is ${f['serving.in_cost']:.2f} for a million "
-            f"tokens read and ${f['serving.out_cost']:.2f} written.",
+            f"together, {share_change(f['check.nodes'])} off. Rent then is "
+            f"${f['serving.in_cost']:.2f} for a million tokens read and "
+            f"${f['serving.out_cost']:.2f} written.",
         ),
     )
     return Section(title="What the press left out or mixed", blocks=[Points(items=items)])
@@ -265,7 +266,7 @@ def _origin(entry: Figure) -> tuple[str, ...]:
 
 
 def _given(value: float) -> str:
-    return f"{value:,.10g}"
+    return f"{value:,.12g}"
 
 
 def _ends(low: float, high: float) -> str:

@@ -133,7 +133,6 @@ use_of.v3 [USD] = own.cost + programme.shared_gpus * programme.v3_share
 v3.sure [share] = own.cost / fleet.cost
 v3.likely [share] = use_of.v3 / fleet.cost
 v3.served [share] = (use_of.v3 + use_of.serving) / fleet.cost
-key.average [USD] = run.hours * fleet.rate
 key.flops [USD] = fleet.cost * run.hours * h800.tflops / (8760 * fleet.years * (a100.count \
 * a100.tflops + h20.count * h20.tflops + h800.count * h800.tflops + h100.count * h100.tflops))
 key.peak [USD] = run.gpus * 8760 * fleet.years * h800.rate

@@ -142,8 +142,9 @@ def _rings(case: Case, f: Figures, spread: Spreads, drawn: bool) -> Section:
         phone="5.7rem .9fr 1.5fr .9fr",
         note=(
             "The cost is the published or central one; the spread leans to the side where an "
-            f"input's range is longer. The fleet's {whole(case.inputs['h20.count'].value)} H20 were "
-            f"orders, and as few as {whole(case.inputs['h20.count'].low)} are allowed for."
+            "input's range is longer. "
+            f"The fleet's {whole(case.inputs['h20.count'].value)} H20 were orders, and as few as "
+            f"{whole(case.inputs['h20.count'].low)} are allowed for."
         ),
     )
     if not drawn:
@@ -369,7 +370,7 @@ def _purposes(case: Case, f: Figures, drawn: bool) -> Section:
             (name, money(f[key]), share(f[key] / total))
             for name, key in (
                 ("its hours at their pool's rate (used here)", "own.cost"),
-                ("its hours at the fleet's average", "key.average"),
+                ("its hours at the fleet's average", "own.average"),
                 ("the arithmetic its GPUs could do in them", "key.flops"),
                 ("its GPUs reserved for all the years", "key.peak"),
             )

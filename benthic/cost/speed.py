@@ -307,9 +307,9 @@ class _Machine:
     def _words(self, sparse: bool) -> float:
         """Bytes that a forward's element-wise work reads and writes.
 
-        A token moves 22 bytes an element of the stream (two norms, two residuals), 4 of queries,
-        keys, values and latents, and the activation's inputs and output; routing copies it in and
-        out once an expert. Casting to fp8 reads 2 bytes and writes 1 of every product's input.
+        A token moves `stream_bytes` an element of the stream (two norms, two residuals), 4 of
+        queries, keys, values and latents, and the activation's inputs and output; routing copies it
+        in and out once an expert. Casting to fp8 reads 2 bytes and writes 1 of every product's input.
         """
         shape, tensor = self.shape, self.layout.tensor
         wide = self.wide / 2
@@ -323,7 +323,11 @@ class _Machine:
             active = shape.expert_ffn * (shape.experts_per_token + shape.shared_experts)
             split += 8 * shape.hidden * shape.experts_per_token
         split += gate * active
-        stream = 22.0 * shape.hidden + 4 * (shape.q_rank + shape.kv_rank) + 12 * shape.experts
+        stream = (
+            self.c.stream_bytes * shape.hidden
+            + 4 * (shape.q_rank + shape.kv_rank)
+            + 12 * shape.experts
+        )
         if self.fp8:
             split += 3 * (shape.heads * shape.value_dim + active)
             stream += 6 * shape.hidden

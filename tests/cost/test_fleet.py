@@ -157,6 +157,9 @@ def test_pools_share_people_and_storage_by_price(tmp_path: Path) -> None:
     assert f["a.people"] == pytest.approx(4 * f["b.people"])
     assert f["a.people"] + f["b.people"] == pytest.approx(f["fleet.people"])
     assert f["fleet.year"] == pytest.approx(f["a.year"] + f["b.year"])
+    assert f["a.capex"] == pytest.approx(4 * f["b.capex"])
+    machines = (one["fleet.capex"] - 60_000) * 40 / 32
+    assert f["fleet.capex"] == pytest.approx(machines + 60_000)
     assert f["fleet.rent"] == pytest.approx(2.35)
 
 

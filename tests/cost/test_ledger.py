@@ -161,9 +161,9 @@ def test_the_log_is_switched_on_when_the_lock_is_gone(tmp_path: Path) -> None:
 
 def test_a_newer_schema_says_upgrade(ledger: Ledger) -> None:
     with sqlite3.connect(ledger.path) as other:
-        other.execute("PRAGMA user_version = 2")
+        other.execute("PRAGMA user_version = 3")
     other.close()
-    with pytest.raises(LedgerError, match=r"ledger\.sqlite has schema 2 .* upgrade Benthic"):
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite has schema 3 .* upgrade Benthic"):
         Ledger(ledger.path)
 
 

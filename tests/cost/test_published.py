@@ -60,11 +60,16 @@ IDENTITIES = {
     "chips.without_h20": (565, 0, M),
     "fireflyer.usd": (155, 0, M),
     "own.cost": (3.88, 2, M),
+    "own.average": (3.41, 2, M),
     "own.change": (-1.70, 2, M),
     "own.busy_rate": (1.74, 2, 1),
     "own.break_even": (0.70, 2, 1),
     "programme.hours": (15.7, 1, M),
     "programme.gpus": (21.8, 1, M),
+    "programme.failed": (2.18, 2, M),
+    "programme.staff": (37.5, 1, M),
+    "key.flops": (7.4, 1, M),
+    "key.peak": (99.8, 1, M),
     "ratio.all": (461, 0, 1),
     "ratio.hours": (754, 0, 1),
     "ratio.price": (0.612, 3, 1),
@@ -161,6 +166,37 @@ def test_changing_any_input_changes_all_that_depends_on_it_and_nothing_else(
         changed = {name for name in f if abs(found[name] - f[name]) > 1e-9 * abs(f[name])}
         assert changed == published.dependants(key), key
         assert changed, f"{key} is dead"
+
+
+RUN = {"run.hours_per_t", "run.tokens", "run.context_hours", "run.post_hours"}
+H800 = {"h800.chip", "server.hopper", "h800.upkeep", "fleet.years"}
+POOLS = ("a100", "h20", "h800", "h100")
+FLEET = {f"{pool}.{of}" for pool in POOLS for of in ("count", "chip", "upkeep")} | {
+    *("server.a100", "server.hopper", "fleet.years")
+}
+BLIND = {f"{pool}.{of}" for pool in POOLS for of in ("count", "chip", "kw")} | {
+    *("server.a100", "server.hopper", "fleet.years", *published.SITE)
+}
+STAFF = {"programme.people", "programme.pay", "programme.years"}
+
+
+@pytest.mark.parametrize(
+    ("key", "inputs"),
+    [
+        ("headline.cost", RUN | {"price.rent"}),
+        ("own.cost", RUN | H800),
+        ("own.average", RUN | FLEET),
+        ("programme.cost", RUN | H800 | STAFF | {"programme.final_share"}),
+        ("fleet.cost", FLEET),
+        ("ratio.all", RUN | FLEET | {"price.rent"}),
+        ("blind.opex", BLIND),
+        ("use_of.idle", FLEET | {"use.occupancy", "use.down"}),
+        ("r1.cost", {"r1.zero_hours", "r1.data_hours", "r1.rl_hours", "price.rent"}),
+        ("serving.day", {"serving.nodes", "serving.gpus_per_node", "price.rent"}),
+    ],
+)
+def test_what_the_chief_figures_hang_on(key: str, inputs: set[str]) -> None:
+    assert published.roots()[key] == inputs
 
 
 def test_the_blind_figure_knows_nothing_of_the_table_it_checks() -> None:

@@ -22,6 +22,7 @@ from benthic.svg import visible
 DEEPEST = 12
 MOST_FILES = 500_000
 TEXT = 4_000_000  # bytes of a file of facts about one run
+SQLITE = b"SQLite format 3\0"
 PATIENCE = 120.0  # seconds for all queries of a file
 _SCALAR = re.compile(r"([A-Za-z_][\w.-]*):(?:\s+(.*))?")
 

@@ -165,6 +165,14 @@ class Intake:
         if external in self._entries:
             self.leave("the record holds them twice", "one is enough", record.name)
             return
+        try:
+            self._entries[external] = self._row(record, external)
+        except ValueError as error:
+            if isinstance(error, RecordError):
+                raise
+            raise RecordError(f"{record.where}: {error}") from None
+
+    def _row(self, record: Record, external: str) -> Entry:
         terms, bare = self.terms, record.count == 0
         device = terms.device or record.device
         known = self._gpu(device)
@@ -176,7 +184,7 @@ class Intake:
             )
         price, source, note = self._price(record, known, device)
         notes = [clip(record.note, 400), note]
-        self._entries[external] = Entry(
+        return Entry(
             run=f"{self.kind}:{clip(record.run, 200)}",
             attempt=external,
             stage="import",

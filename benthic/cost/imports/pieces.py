@@ -6,8 +6,9 @@ and not billed. A piece has ended when nothing came for the gap, so one younger 
 run: it is left out until it has. What ran before the first sign and after the last is not known.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from benthic.cost.imports.intake import Intake, Record, clip
 
@@ -59,28 +60,25 @@ def pieces_reference(moments: Iterable[float], gap: float) -> list[Piece]:
     return joined((Piece(moment, moment) for moment in moments), gap)
 
 
-def add_pieces(intake: Intake, record: Record, pieces: list[Piece], *, ended: bool = False) -> None:
-    """Take each piece as a row like `record`, whose key, start and seconds are of no account.
-
-    `record.key` is followed by the first moment of the piece; `ended`: the tool says that it has.
-    """
-    gap = intake.terms.gap
-    for before, after in zip(pieces, pieces[1:]):
+def add_pieces(
+    intake: Intake,
+    name: str,
+    pieces: list[Piece],
+    record: Callable[[Piece], Record],
+    *,
+    ended: bool = False,
+) -> None:
+    """Take each piece of a run as a row; `ended`: the tool says that the last one has."""
+    gap, name = intake.terms.gap, clip(name, 60)
+    for before, after in pairwise(pieces):
         hours = (after.first - before.last) / 3600
         intake.assume(
-            f"'{clip(record.name, 60)}' shows no sign of life for {hours:.1f} h, which is not "
-            "billed: give the run by hand if it did work."
+            f"'{name}' shows no sign of life for {hours:.1f} h, which is not billed: give that "
+            "time in a table of your own if it did work."
         )
     for piece in pieces:
         if piece is pieces[-1] and not ended and intake.now - piece.last <= gap:
             why = f"the last sign of life is less than {gap / 60:g} minutes old"
-            intake.leave(why, "import again when they have surely ended", record.name)
-            continue
-        intake.add(
-            replace(
-                record,
-                key=(*record.key, f"{piece.first:.6f}"),
-                started=piece.first,
-                seconds=piece.last - piece.first,
-            )
-        )
+            intake.leave(why, "import again when they have surely ended", name)
+        else:
+            intake.add(record(piece))

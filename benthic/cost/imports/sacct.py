@@ -3,9 +3,9 @@
     sacct --parsable2 --allusers --starttime 2025-01-01 --format=JobID,JobName,User,Account,\\
         Partition,State,ElapsedRaw,Start,End,AllocTRES,AllocCPUS,ConsumedEnergyRaw,ExitCode,Cluster
 
-Billed is what was allocated, `gres/gpu:<type>=N` in AllocTRES; two types are two rows. Steps (.batch,
-.0) ran inside an allocation and are passed over; elements of arrays and parts of heterogeneous jobs
-are allocations of their own, and so is each start of a job that was requeued. Times are those of the
+Billed is what was allocated, `gres/gpu:<type>=N` in AllocTRES; two types are two rows. Steps
+(.batch, .0) ran inside an allocation and are passed over; elements of arrays, parts of
+heterogeneous jobs and each start of a requeued job are allocations of their own. Times are in the
 cluster's zone. A job that held no GPU has no price here, for what a core costs is not known.
 """
 
@@ -115,7 +115,8 @@ def _take(cell: dict[str, str], job: str, where: str, intake: Intake) -> None:
         "" if state in _ENDS else f"Slurm's state {state}",
         f"{cores} cores" if cores and not held else "",
     ]
-    for device, count in held or [("", 0 if known else None)]:
+    kinds: list[tuple[str, int | None]] = [*held] or [("", 0 if known else None)]
+    for device, count in kinds:
         intake.add(
             Record(
                 where=where,
@@ -144,7 +145,9 @@ def gpus(tres: str, gres: str = "") -> list[tuple[str, int]]:
     found = [(kind, int(count)) for kind, count in _GPUS.findall(tres)]
     found = found or [(kind, int(count)) for kind, count in _OLD_GPUS.findall(gres)]
     typed = [(kind, count) for kind, count in found if kind and count]
-    return typed or [(kind, count) for kind, count in found if count]
+    plain_count = max((count for kind, count in found if not kind), default=0)
+    rest = plain_count - sum(count for _, count in typed)
+    return typed + ([("", rest)] if rest > 0 else [])
 
 
 def _exit_code(text: str) -> int | None:

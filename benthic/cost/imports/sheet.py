@@ -119,8 +119,11 @@ def _text(path: Path) -> Iterator[tuple[int, list[str]]]:
                 first = file.readline(1_000_000)
             separator = max(",;\t|", key=first.count)
             file.seek(0)
-            quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
-            reader = csv.reader(_without_nul(path, file), delimiter=separator, quoting=quoting)
+            reader = csv.reader(
+                _without_nul(path, file),
+                delimiter=separator,
+                quoting=csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL,
+            )
             for cells in reader:
                 line = reader.line_num
                 if any(map(str.strip, cells)):

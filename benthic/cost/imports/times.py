@@ -93,6 +93,11 @@ def _unix(time: datetime, zone: tzinfo | None) -> float:
     return (time.replace(tzinfo=zone) if zone else time.astimezone()).timestamp()
 
 
+def wall_clock(unix: float, intake: Intake) -> str:
+    """What a time without a zone said, from which `moment` made this one."""
+    return datetime.fromtimestamp(unix, intake.terms.zone).replace(tzinfo=None).isoformat()
+
+
 def span(text: str, where: str, *, unit: float | None = 1.0) -> float:
     """Seconds of 5400, 1:30:00, 1-02:30:00 or 1h 30m; a bare number counts in `unit` seconds.
 
