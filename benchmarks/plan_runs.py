@@ -26,7 +26,7 @@ from benthic.cost.catalog import Catalog, CostError, load
 from benthic.cost.choose import clean_run
 from benthic.cost.goodput import goodput
 from benthic.cost.layout import Precision, parse
-from benthic.cost.practice import FILE, Practice, Traits, real_hours, solve
+from benthic.cost.practice import FILE, Practice, Traits, published_runs, real_hours, solve
 from benthic.cost.read_shape import from_row
 from benthic.cost.speed import step_time
 
@@ -47,7 +47,9 @@ def excluded(row: Mapping[str, str]) -> str:
 def traits(catalog: Catalog, run: Mapping[str, str], widths: Mapping[str, str]) -> Traits:
     shape, gpu = from_row(widths), catalog.gpu(run.get("gpu_exact") or run["gpu"])
     seq, tokens = int(widths["seq_len"]), float(run["tokens_t"]) * 1e12
-    precision: Precision = "fp8" if run["precision"] == "fp8" and gpu.fp8_flops else "bf16"
+    precision: Precision = "bf16" if gpu.has_bf16 else "fp16"
+    if run["precision"] == "fp8" and gpu.fp8_flops:
+        precision = "fp8"
     clean = clean_run(
         shape,
         gpu,
@@ -77,10 +79,15 @@ def traits(catalog: Catalog, run: Mapping[str, str], widths: Mapping[str, str]) 
 
 
 def class_median(run: Traits, others: Sequence[Traits]) -> float:
-    """The naive baseline: hours at the median utilisation of the same class of chip and of model,
-    or of all where there is no other."""
-    alike = [o for o in others if (o.peak > 6e14, o.experts) == (run.peak > 6e14, run.experts)]
+    """The naive baseline: hours at the median utilisation of the same generation of chips."""
+    alike = [o for o in others if (o.peak > 6e14) == (run.peak > 6e14)]
     return run.ideal_hours / median(o.ideal_hours / o.hours for o in alike or others)
+
+
+def finer_median(run: Traits, others: Sequence[Traits]) -> float:
+    """The same, networks with experts apart."""
+    alike = [o for o in others if o.experts == run.experts]
+    return class_median(run, alike or others)
 
 
 def clean_median(run: Traits, others: Sequence[Traits]) -> float:
@@ -192,18 +199,13 @@ def more(catalog: Catalog, path: Path) -> None:
                 print(f"  left out: {row['model']}: {reason}")
     found = [real_hours(run) for run in runs]
     table(runs, found)
-    shipped = list(_shipped())
-    line("naive, class median", [log(class_median(r, shipped) / r.hours) for r in runs])
+    shipped = list(published_runs())
+    line("naive, chips' generation", [log(class_median(r, shipped) / r.hours) for r in runs])
+    line("naive, experts apart", [log(finer_median(r, shipped) / r.hours) for r in runs])
     line("clean step x median", [log(clean_median(r, shipped) / r.hours) for r in runs])
     line("ridge", [log(ridge(r, shipped) / r.hours) for r in runs])
     line("planner", [log(o.p50 / r.hours) for r, o in zip(runs, found, strict=True)])
     print(f"P10 to P90 holds {coverage(runs, found):.0%}")
-
-
-def _shipped() -> Sequence[Traits]:
-    from benthic.cost.practice import published_runs
-
-    return published_runs()
 
 
 def main() -> None:
@@ -231,12 +233,19 @@ def main() -> None:
     table(runs, found)
     for by, name in (("run", "each run left out"), ("org", "each organisation left out")):
         print(f"\n{name}")
-        naive = line("  naive: class-median utilisation", left_out(runs, class_median, by))[0]
+        naive = line(
+            "  naive: median utilisation of the chips' generation", left_out(runs, class_median, by)
+        )[0]
+        line("  naive: the same, experts apart", left_out(runs, finer_median, by))
         line("  clean step x median of the others", left_out(runs, clean_median, by))
         line("  clean step x ridge on five factors", left_out(runs, ridge, by))
         own = line("  planner: factors and likeness", left_out(runs, planner, by))[0]
         print(f"  planner over naive: {own / naive:.2f} of the median error")
-    print(f"P10 to P90 holds {coverage(runs, found):.0%} of the runs left out")
+    strange = [real_hours(run, [o for o in runs if o.org != run.org]) for run in runs]
+    print(
+        f"P10 to P90 holds {coverage(runs, found):.0%} of the runs left out, "
+        f"{coverage(runs, strange):.0%} where their organisation is left out too"
+    )
     v3(catalog, widths["DeepSeek-V3"])
     if args.more:
         print(f"\n{args.more.name}, which nothing was tuned on")

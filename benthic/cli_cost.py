@@ -18,7 +18,7 @@ CONFIG = Annotated[Positional[str], arg(metavar="CONFIG")]
 def plan(
     config: CONFIG = "",
     /,
-    gpu: TEXT = "h100",
+    gpu: TEXT = "",
     count: MAYBE_INT = None,
     tokens: TEXT = "",
     days: TEXT = "",
@@ -49,12 +49,12 @@ def plan(
 
     Args:
         config: a preset, a config.json, a checkpoint's or run's folder, a recipe; or --params
-        gpu: its name in the catalog
+        gpu: its name in the catalog; h100 if not given
         count: GPUs; as many as finish in time if not given
         tokens: to train on, like 14.8T; solved for if --budget or --days is given instead
-        days: that the run may take, like 30d
-        budget: US dollars of rent, like 50000 or $5.6M
-        compare: other GPUs to plan the same run on, like h100,h200,b200
+        days: that the run may take, like 30 or 8h
+        budget: US dollars of rent, like 50000 or $5.6M; alone: how large a network it trains
+        compare: GPUs to plan the same run on, like h100,h200,b200
         seq: tokens of a sequence
         batch_tokens: tokens of a step, like 4M
         layout: like "pp16 ep64 dp128 zero1"; the fastest that fits if not given

@@ -1,22 +1,25 @@
 """`benthic plan`: words of the command line to a question, and its answer to the terminal."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benthic.cost import units
+from benthic.cost.basis import Question
 from benthic.cost.catalog import Catalog, CostError, Gpu, load
 from benthic.cost.layout import Layout, Precision, parse
-from benthic.cost.plan import Question, plan, sizes
+from benthic.cost.plan import Plan, plan
 from benthic.cost.read_shape import shape
 from benthic.cost.shape import Shape
 from benthic.cost.widths import from_numbers
 from benthic.hub.config import preset, presets
 from benthic.hub.files import CONFIG_LIMIT, read_json
 
-_COUNTED = ("params", "active")
+USUAL_GPU = "h100"
+MOST_GPUS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,75 +49,153 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
     from benthic.cost import page, plan_page
 
     catalog = load(asked.prices)
+    _check(asked)
     if asked.compare:
-        names = [name.strip() for name in asked.compare.split(",") if name.strip()]
-        plans = [plan(question(replace(asked, gpu=name), catalog), catalog) for name in names]
+        plans, failed = _elsewhere(asked, catalog)
         if as_json:
-            print(json.dumps([plan_page.to_dict(one) for one in plans], indent=1))
+            refused = [{"gpu": name, "error": text} for name, text in failed]
+            _dump([*(plan_page.to_dict(one) for one in plans), *refused])
         else:
-            page.print_page(plan_page.compared(plans))
+            page.print_page(plan_page.compared(plans, failed))
         return 0
     if not asked.config and not asked.numbers:
-        found = sizes(question(asked, catalog), catalog)
+        from benthic.cost.sizes import sizes
+
+        asks = question(asked, catalog)
+        found = sizes(asks, catalog)
         if as_json:
-            made = [{"ratio": s.ratio, "for": s.about} | plan_page.to_dict(s.plan) for s in found]
-            print(json.dumps(made, indent=1))
+            _dump([{"ratio": s.ratio, "for": s.about} | plan_page.to_dict(s.plan) for s in found])
         else:
-            page.print_page(plan_page.largest(found))
+            page.print_page(plan_page.largest(found, asks))
         return 0
     one = plan(question(asked, catalog), catalog)
     if as_json:
-        print(json.dumps(plan_page.to_dict(one), indent=1))
+        _dump(plan_page.to_dict(one))
     else:
         page.print_page(plan_page.story(one, catalog, why=why))
     return 0
 
 
+def _dump(found: Any) -> None:
+    print(json.dumps(found, indent=1, allow_nan=False))
+
+
+def _check(asked: Asked) -> None:
+    """What cannot be asked together."""
+    named = bool(asked.config or asked.numbers)
+    if asked.compare:
+        for flag, value in (("--gpu", asked.gpu), ("--rent", asked.rent), ("--pace", asked.pace)):
+            if value:
+                remedy = "give a price of each in --prices" if flag == "--rent" else "leave it out"
+                raise CostError(
+                    f"{flag} is of one GPU and --compare names several: {remedy}, or name the GPU "
+                    "in --compare alone"
+                )
+    if not named:
+        for flag, value in (
+            *(("--compare", asked.compare), ("--layout", asked.layout), ("--pace", asked.pace)),
+        ):
+            if value:
+                raise CostError(
+                    f"{flag} is about one network and none is named: give a preset, a config.json, "
+                    "or --params"
+                )
+        if not asked.budget and not asked.days:
+            raise CostError(
+                "nothing is asked: name a preset, a config.json or --params with --tokens, or give "
+                "--budget alone to see how large a network it trains"
+            )
+
+
+def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[str, str]]]:
+    """Plans on the GPUs to compare, and why there is none on others; CostError where on none."""
+    names = [name.strip() for name in asked.compare.split(",") if name.strip()]
+    if not names:
+        raise CostError(f"--compare is {asked.compare!r}: name GPUs, like h100,h200,b200")
+    plans, failed = [], []
+    for name in dict.fromkeys(catalog.gpu(name).name for name in names):
+        try:
+            plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
+        except CostError as error:
+            failed.append((name, str(error)))
+    if not plans:
+        raise CostError(failed[0][1])
+    return plans, failed
+
+
 def question(asked: Asked, catalog: Catalog) -> Question:
     """What is asked, in numbers; CostError names the figure that cannot be."""
-    gpu = catalog.gpu(asked.gpu)
-    network, released = _network(asked)
-    precision = _precision(asked.precision, gpu, released)
-    layout = _layout(asked, precision)
-    if asked.gpus is not None and not 1 <= asked.gpus <= 10**6:
-        raise CostError(f"--count is {asked.gpus}: give 1 to 1,000,000 GPUs")
+    gpu = catalog.gpu(asked.gpu or USUAL_GPU)
+    network, released, said = _network(asked)
+    layout = _layout(asked)
+    check_gpus(asked.gpus)
     if asked.seq is not None and not 1 <= asked.seq <= 10**7:
         raise CostError(f"--seq is {asked.seq}: give 1 to 10,000,000 tokens")
+    precision = _precision(asked, gpu, released)
+    if layout is not None:
+        layout = replace(layout, precision=precision)
     return Question(
         shape=network,
         gpu=gpu.name,
         gpus=asked.gpus if layout is None or asked.gpus else layout.gpus,
         tokens=units.count(asked.tokens, "tokens") if asked.tokens else None,
-        days=units.duration(asked.days, "--days") / 86400 if asked.days else None,
+        days=_days(asked.days) if asked.days else None,
         budget=units.money(asked.budget) if asked.budget else None,
         seq=asked.seq,
         precision=precision,
         layout=layout,
-        batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
+        batch=_batch(asked),
         rent=rent_of(asked.rent),
         date=asked.date or None,
         pace=units.count(asked.pace, "--pace", low=1e-3, high=1e9) if asked.pace else None,
+        said=said,
     )
 
 
-def _network(asked: Asked) -> tuple[Shape, bool]:
-    """The network, and whether it was released in fp8."""
+def check_gpus(gpus: int | None) -> None:
+    """CostError for a number of GPUs that cannot be."""
+    if gpus is not None and not 1 <= gpus <= MOST_GPUS:
+        raise CostError(f"--count is {gpus}: give 1 to {MOST_GPUS:,} GPUs")
+
+
+def _days(text: str) -> float:
+    """--days 30 is said in its name; other units are written."""
+    bare = text.strip().replace(".", "", 1).isdecimal()
+    return units.duration(f"{text}d" if bare else text, "--days") / 86400
+
+
+def _batch(asked: Asked) -> float | None:
+    if not asked.batch:
+        return None
+    tokens = units.count(asked.batch, "--batch-tokens", high=1e10)
+    if asked.seq and tokens < asked.seq:
+        raise CostError(
+            f"--batch-tokens is {asked.batch} and one sequence has {asked.seq:,}: give that many "
+            "or more"
+        )
+    return tokens
+
+
+def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
+    """The network, whether it was released in fp8, and what was assumed of it."""
     if asked.config and asked.numbers:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in asked.numbers)
         raise CostError(f"{asked.config!r} names a network and so do {named}: leave one of them")
     if asked.config:
-        return shape(asked.config), _in_fp8(asked.config)
+        return shape(asked.config), in_fp8(asked.config), ()
     numbers: dict[str, Any] = {
-        name: units.count(value, "params") if name in _COUNTED else value
+        name: units.count(value, "params") if name == "params" else value
         for name, value in asked.numbers.items()
     }
+    if "active" in numbers:
+        numbers["active"] = units.count(numbers["active"], "active", low=1e3, high=1e16)
     if not numbers:
-        numbers = {"params": 1e9}  # replaced by each size that is tried
-    made, _ = from_numbers(**numbers)
-    return made, False
+        numbers = {"params": 1e9}  # each size that is tried takes its place
+    made, said = from_numbers(**numbers)
+    return made, False, said
 
 
-def _in_fp8(source: str) -> bool:
+def in_fp8(source: str) -> bool:
     """Whether a preset, or the config.json of a folder, holds its weights in FP8."""
     name, path = source.strip().lower(), Path(source)
     if name in presets():
@@ -125,23 +206,36 @@ def _in_fp8(source: str) -> bool:
     return "fp8" in str(read_json(file, limit=CONFIG_LIMIT).get("quantization_config"))
 
 
-def _precision(named: str, gpu: Gpu, released: bool) -> Precision:
-    if named == "auto":
-        return "fp8" if released and gpu.fp8_flops else "bf16" if gpu.has_bf16 else "fp16"
-    return named  # type: ignore[return-value]
+def _precision(asked: Asked, gpu: Gpu, released: bool) -> Precision:
+    """The one that is named, by flag or in the layout, if the GPU has it."""
+    words = re.split(r"[\s,]+", asked.layout.strip().lower())
+    in_layout = next((word for word in words if word in get_args(Precision)), "")
+    flag = "" if asked.precision == "auto" else asked.precision
+    if flag and in_layout and flag != in_layout:
+        raise CostError(f"--precision is {flag} and --layout says {in_layout}: leave one of them")
+    named = flag or in_layout
+    if named == "fp8" and not gpu.fp8_flops:
+        raise CostError(f"{gpu.name} has no fp8: plan with --precision {_sixteen(gpu)}")
+    if named == "bf16" and not gpu.has_bf16:
+        raise CostError(f"{gpu.name} has no bf16: plan with --precision fp16")
+    if named:
+        return named  # type: ignore[return-value]
+    return "fp8" if released and gpu.fp8_flops else _sixteen(gpu)
 
 
-def _layout(asked: Asked, precision: Precision) -> Layout | None:
-    if not asked.layout:
-        return None
-    layout = parse(asked.layout, asked.gpus)
-    return replace(layout, precision=precision) if layout.precision == "bf16" else layout
+def _sixteen(gpu: Gpu) -> Precision:
+    return "bf16" if gpu.has_bf16 else "fp16"
+
+
+def _layout(asked: Asked) -> Layout | None:
+    return parse(asked.layout, asked.gpus) if asked.layout.strip() else None
 
 
 def rent_of(text: str) -> float | None:
+    """US dollars an hour of one GPU, or None where nothing is given."""
     if not text:
         return None
-    dollars = units.money(text.removesuffix("/h"), "--rent")
+    dollars = units.money(re.sub(r"\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent")
     if dollars > 1000:
         raise CostError(f"--rent is {text}: give US dollars an hour of one GPU, up to 1000")
     return dollars

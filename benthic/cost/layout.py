@@ -226,8 +226,12 @@ def nearest(layout: Layout, shape: Shape, gpus: int, per_node: int) -> Layout:
                     for interleave in interleaved:
                         tried = replace(
                             layout,
-                            **{"data": data, "tensor": tensor, "pipeline": pipeline},
-                            **{"context": context, "expert": expert, "interleave": interleave},
+                            data=data,
+                            tensor=tensor,
+                            pipeline=pipeline,
+                            context=context,
+                            expert=expert,
+                            interleave=interleave,
                         )
                         away = distance(layout, tried)
                         if found and away >= found[0]:
@@ -261,7 +265,7 @@ def candidates(
     8,192. `micro_batches` is four a stage of the pipeline: set it from the batch.
     """
     check_machines(gpus, per_node)
-    contexts = [1] + [c for c in (2, 4, 8, 16) if seq >= 8192 * c and seq > 16384][-2:]
+    contexts = [1, *[c for c in (2, 4, 8, 16) if seq >= 8192 * c and seq > 16384][-2:]]
     for tensor in _powers(gcd(gpus, per_node), 8):
         for context in contexts:
             if gpus % (tensor * context):
@@ -270,8 +274,12 @@ def candidates(
                 data = gpus // tensor // context // pipeline
                 for expert in _expert_groups(shape, data * context):
                     one = Layout(
-                        **{"data": data, "tensor": tensor, "pipeline": pipeline},
-                        **{"expert": expert, "context": context, "precision": precision},
+                        data=data,
+                        tensor=tensor,
+                        pipeline=pipeline,
+                        expert=expert,
+                        context=context,
+                        precision=precision,
                         micro_batches=4 * pipeline if pipeline > 1 else 1,
                     )
                     if not _problem(one, shape, gpus, per_node):

@@ -84,7 +84,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Only rows that no longer change, so a heartbeat never touches it.
         f"""CREATE INDEX entries_closed ON entries ({", ".join((*KEYS, *_MEASURES))})
         WHERE ended IS NOT NULL""",
-        "CREATE INDEX entries_inside ON entries (parent) WHERE parent IS NOT NULL",
+        """CREATE INDEX entries_inside ON entries (parent, started, heartbeat, count, seconds,
+        joules, joules_low, joules_high) WHERE parent IS NOT NULL""",
         f"""CREATE TRIGGER what_began_stays BEFORE UPDATE OF {", ".join(_BEGAN)} ON entries
         BEGIN SELECT RAISE(ABORT, 'what a row began with stays'); END""",
         """CREATE TRIGGER nothing_is_replaced BEFORE INSERT ON entries

@@ -8,8 +8,6 @@ right, and added. Sums over a prefix of the index are then added up by what was 
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +27,28 @@ from benthic.cost.entries import (
 
 BY = (*KEYS, "count", "stage", "energy_source")  # the last two are read from the table: slower
 _EQUAL = ("project", "purpose", "user", "status", "source", "name")
-_AMENDED = f"""amended AS (SELECT entry, GROUP_CONCAT(field) AS fields,
+_AMENDED = f"""amended AS (SELECT e.rowid AS number, GROUP_CONCAT(field) AS fields,
     MAX(CASE field WHEN 'price_per_hour' THEN 'amended: ' || reason END) AS price_source,
     {", ".join(f"MAX(CASE field WHEN '{name}' THEN value END) AS {name}" for name in AMENDABLE)}
-    FROM amendments WHERE id IN (SELECT MAX(id) FROM amendments GROUP BY entry, field)
-    GROUP BY entry)"""
+    FROM amendments AS m CROSS JOIN entries AS e ON e.id = m.entry
+    WHERE m.id IN (SELECT MAX(id) FROM amendments GROUP BY entry, field) GROUP BY e.rowid)"""
+_OUTER = "SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL"
 # What is inside counts while the outer row lasted, by its share of the devices, at most all.
-_INSIDE = """part AS (SELECT p.id AS entry, c.joules, COALESCE(c.joules_low, c.joules) AS low,
+_INSIDE = """part AS (SELECT p.rowid AS number, c.joules, COALESCE(c.joules_low, c.joules) AS low,
     COALESCE(c.joules_high, c.joules) AS high, COALESCE(ca.seconds, c.seconds) AS whole,
     CASE WHEN p.ended IS NULL OR c.heartbeat <= p.ended THEN COALESCE(ca.seconds, c.seconds)
     ELSE MIN(COALESCE(ca.seconds, c.seconds), MAX(0.0, p.ended - c.started)) END AS seconds,
     MIN(1.0, COALESCE(ca.count, c.count) * 1.0 / COALESCE(pa.count, p.count)) AS share
-    FROM (SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL) AS outer_row
-    CROSS JOIN entries AS p ON p.id = outer_row.parent
-    CROSS JOIN entries AS c ON c.parent = p.id
-    LEFT JOIN amended AS pa ON pa.entry = p.id LEFT JOIN amended AS ca ON ca.entry = c.id),
-    inside AS (SELECT entry, SUM(seconds * share) AS seconds,
+    FROM ({outer}) AS o CROSS JOIN entries AS p ON p.id = o.parent
+    LEFT JOIN amended AS pa ON pa.number = p.rowid
+    CROSS JOIN entries AS c ON c.parent = o.parent
+    LEFT JOIN amended AS ca ON ca.number = c.rowid),
+    inside AS (SELECT number, SUM(seconds * share) AS seconds,
     TOTAL(joules * seconds / whole) AS joules, TOTAL(low * seconds / whole) AS joules_low,
-    TOTAL(high * seconds / whole) AS joules_high FROM part GROUP BY entry)"""
-_SPECIAL = """special AS (SELECT rowid AS number FROM entries WHERE ended IS NULL
-    UNION SELECT e.rowid FROM amended AS a JOIN entries AS e ON e.id = a.entry
-    UNION SELECT e.rowid FROM (SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL) AS o
-    JOIN entries AS e ON e.id = o.parent)"""
+    TOTAL(high * seconds / whole) AS joules_high FROM part GROUP BY number)"""
+_SPECIAL = f"""special AS (SELECT rowid AS number FROM entries WHERE ended IS NULL
+    UNION SELECT number FROM amended
+    UNION SELECT e.rowid FROM ({_OUTER}) AS o CROSS JOIN entries AS e ON e.id = o.parent)"""
 _NESTED = ("seconds", "joules", "joules_low", "joules_high")
 _NOW = {
     name: f"COALESCE(a.{name}, e.{name})" if name in (*AMENDABLE, "price_source") else f"e.{name}"
@@ -82,9 +80,10 @@ _SUMS = {  # by name in Group
     "joules_high": "SUM(COALESCE(joules_high, joules))",
     "gpu_seconds": "TOTAL(CASE WHEN gpu_busy IS NULL THEN 0 ELSE gpus * seconds END)",
     "gpu_seconds_busy": "TOTAL(gpu_busy * gpus * seconds)",
-    "started": "MIN(started)",  # the last two are no sums, see _merge
+    "started": "MIN(started)",
     "ended": "MAX(heartbeat)",
 }
+_OVER = {"started": "MIN", "ended": "MAX"}  # the others are sums of sums
 
 
 def select_rows(
@@ -94,10 +93,11 @@ def select_rows(
     where, values = _where(filters, _NOW)
     now = ", ".join(_NOW[name] for name in COLUMNS)
     nested = ", ".join(f"COALESCE(i.{name}, 0.0)" for name in _NESTED)
+    outer = "SELECT value AS parent FROM json_each(:ids)" if "ids" in values else _OUTER
     cursor = connection.execute(
-        f"WITH {_AMENDED}, {_INSIDE} SELECT {now}, e.seconds, {nested}, a.fields "
-        "FROM entries AS e LEFT JOIN amended AS a ON a.entry = e.id "
-        f"LEFT JOIN inside AS i ON i.entry = e.id WHERE {where} "
+        f"WITH {_AMENDED}, {_INSIDE.format(outer=outer)} SELECT {now}, e.seconds, {nested}, a.fields "
+        "FROM entries AS e LEFT JOIN amended AS a ON a.number = e.rowid "
+        f"LEFT JOIN inside AS i ON i.number = e.rowid WHERE {where} "
         "ORDER BY e.started DESC, e.rowid DESC LIMIT :limit",
         values | {"limit": -1 if limit is None else limit},
     )
@@ -121,25 +121,21 @@ def select_groups(
     where, values = _where(filters)
     few = "run" in values or "ids" in values
     group = f"GROUP BY {', '.join(inner)}" if inner else "HAVING COUNT(*)"
-    plain = connection.execute(
-        f"WITH {_AMENDED}, {_SPECIAL} SELECT {_columns(inner, 'seconds')} "
-        f"FROM entries {'' if few else 'INDEXED BY entries_closed'} WHERE ended IS NOT NULL "
-        f"AND rowid NOT IN (SELECT number FROM special) AND {where} {group}",
-        values,
-    )
     net = ", ".join(f"{value} AS {name}" for name, value in _NET.items())
-    special = connection.execute(
-        f"WITH {_AMENDED}, {_INSIDE}, {_SPECIAL} SELECT {_columns(inner, 'recorded')} "
+    outer = [f"{_OVER.get(name, 'SUM')}({name})" for name in _SUMS]
+    rows = connection.execute(  # one statement, so both halves see the same moment
+        f"WITH {_AMENDED}, {_INSIDE.format(outer=_OUTER)}, {_SPECIAL} SELECT {', '.join([*by, *outer])} FROM ("
+        f"SELECT {_columns(inner, 'seconds')} "
+        f"FROM entries {'' if few else 'INDEXED BY entries_closed'} WHERE ended IS NOT NULL "
+        f"AND rowid NOT IN (SELECT number FROM special) AND {where} {group} "
+        f"UNION ALL SELECT {_columns(inner, 'recorded')} "
         f"FROM (SELECT {net} FROM special AS s CROSS JOIN entries AS e ON e.rowid = s.number "
-        "LEFT JOIN amended AS a ON a.entry = e.id LEFT JOIN inside AS i ON i.entry = e.id) "
-        f"WHERE {where} {group}",
+        "LEFT JOIN amended AS a ON a.number = e.rowid LEFT JOIN inside AS i ON i.number = e.rowid) "
+        f"WHERE {where} {group}) "
+        + (f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING COUNT(*)"),
         values,
     )
-    found = _merge(chain(plain, special), [inner.index(name) for name in by], len(inner))
-    return [
-        read_as(Group, {"key": dict(zip(by, key)), **dict(zip(_SUMS, found[key]))})
-        for key in sorted(found)
-    ]
+    return [_group(by, row) for row in rows]
 
 
 def billed_reference(
@@ -215,26 +211,13 @@ def _key(row: Billed, name: str) -> Any:
 
 def _columns(inner: list[str], recorded: str) -> str:
     kept = _KEPT.format(recorded=recorded)
-    return ", ".join([*inner, *(value.format(kept=kept) for value in _SUMS.values())])
+    sums = (f"{value.format(kept=kept)} AS {name}" for name, value in _SUMS.items())
+    return ", ".join([*inner, *sums])
 
 
-def _merge(
-    rows: Iterable[tuple[Any, ...]], places: list[int], width: int
-) -> dict[tuple[Any, ...], list[Any]]:
-    """Rows of `width` keys and then sums, added up by the keys at `places`."""
-    found: dict[tuple[Any, ...], list[Any]] = {}
-    last = len(_SUMS) - 2
-    tokens = tuple(_SUMS).index("tokens")
-    for row in rows:
-        key, sums = tuple([row[place] for place in places]), list(row[width:])
-        sums[tokens] = int(sums[tokens])
-        known = found.get(key)
-        if known:
-            sums[:last] = map(add, known[:last], sums[:last])
-            sums[last] = min(known[last], sums[last])
-            sums[last + 1] = max(known[last + 1], sums[last + 1])
-        found[key] = sums
-    return found
+def _group(by: Sequence[str], row: tuple[Any, ...]) -> Group:
+    sums = dict(zip(_SUMS, row[len(by) :]))
+    return read_as(Group, {"key": dict(zip(by, row)), **sums, "tokens": int(sums["tokens"])})
 
 
 def _where(filters: Filters, columns: Mapping[str, str] = _PLAIN) -> tuple[str, dict[str, Any]]:

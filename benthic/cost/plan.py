@@ -2,8 +2,9 @@
 
 The way: choose a layout (`choose`), time its step (`speed`), take away what failures and
 checkpoints cost (`goodput`) and what real runs lose against clean steps (`practice`), multiply by
-prices (`catalog`). P10, P50 and P90 come from one Monte Carlo over all of these. Solved the other
-way: tokens for a budget or for days, GPUs for a date, or the largest network a budget trains well.
+prices (`catalog`). P10, P50 and P90 come from one Monte Carlo over all of these, half of the draws
+of each on either side of its value, so that medians multiply out: hours times rent is the money.
+Solved the other way: tokens for a budget or for days, GPUs for a date. `sizes` asks how large.
 
 Left out, and said so in every plan: research, failed runs, data and people, which cost several
 times the final run (`benthic cost deepseek` shows how many).
@@ -11,52 +12,24 @@ times the final run (`benthic cost deepseek` shows how many).
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import ceil, exp, inf, log, sqrt
+from dataclasses import dataclass, field, replace
+from math import inf
+from statistics import NormalDist
 
-from benthic.cost.calibrate import Constants, load_constants
+from benthic.cost.basis import MOST_GPUS, Basis, Question, basis, fixed, held, nodes
 from benthic.cost.catalog import Catalog, CostError, Figure, Gpu
-from benthic.cost.choose import Choice, fastest, usual_batch
-from benthic.cost.flops import parameters
-from benthic.cost.goodput import Goodput, goodput
-from benthic.cost.layout import Layout, Precision
-from benthic.cost.memory import fits
-from benthic.cost.practice import TENTH, Practice, Traits, real_hours, usual_date
-from benthic.cost.shape import Shape
-from benthic.cost.speed import Step, forward_flops_per_token, seconds, step_time
+from benthic.cost.choose import Choice
+from benthic.cost.goodput import Goodput
+from benthic.cost.layout import Layout
+from benthic.cost.practice import TENTH, Practice
+from benthic.cost.speed import Step, forward_flops_per_token
 from benthic.cost.spread import Spread, spread
 
 DRAWS = 2000
 DAYS = 30.0  # that a run may take where nobody says how long or how many GPUs
-TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022 (arXiv:2203.15556)
-MEASURED = 1.1  # P90 over P50 of a run whose rate was measured: an assumption
-FAILURES = ("gpu_mtbf", "checkpoint_seconds", "restart_seconds")
+REACHED = 0.35  # of the peak: where the search for GPUs or sizes begins
 POWER = ("avg_power_fraction", "pue")
 TARIFF = "electricity_price"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is asked; None is for the planner to choose or to solve."""
-
-    shape: Shape
-    gpu: str
-    gpus: int | None = None
-    tokens: float | None = None
-    days: float | None = None
-    budget: float | None = None
-    """US dollars of rent"""
-    seq: int | None = None
-    precision: Precision = "bf16"
-    layout: Layout | None = None
-    batch: float | None = None
-    """tokens a step"""
-    rent: float | None = None
-    """US dollars a GPU-hour; None: the catalog's"""
-    date: str | None = None
-    """of the catalog's price"""
-    pace: float | None = None
-    """tokens a second and GPU that somebody measured, with this network on this GPU"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +41,6 @@ class Plan:
     gpus: int
     tokens: float
     seq: int
-    batch: int
-    """sequences a step"""
     choice: Choice
     step: Step
     good: Goodput
@@ -83,342 +54,194 @@ class Plan:
     pace: Spread
     """tokens a second and GPU over the run, failures included"""
     mfu: Spread
-    """of the dense bf16 peak, over the run"""
+    """of the dense 16-bit peak, over the run"""
+    odds: dict[str, float] = field(default_factory=dict)
+    """share of the draws that stay within the budget, within the days, where they were given"""
     assumptions: tuple[str, ...] = ()
     solved: str = ""
-    """what was asked for and found: tokens, gpus, or nothing"""
+    """what was not given and found: tokens, gpus, or nothing"""
 
     @property
     def layout(self) -> Layout:
         return self.choice.layout
 
+    @property
+    def clean_hours(self) -> float:
+        """GPU-hours of clean steps, without failures."""
+        return self.step.total.value * self.step.gpus / self.step.tokens * self.tokens / 3600
+
 
 def plan(question: Question, catalog: Catalog) -> Plan:
     """Answer the question; CostError with the remedy where it has no answer."""
     gpu = catalog.gpu(question.gpu)
-    notes: list[str] = []
-    seq = question.seq or _sequence(question.shape, notes)
-    rent = _rent(question, catalog, gpu)
-    if question.tokens is not None and question.gpus is not None:
-        return _answer(question, catalog, gpu, question.gpus, question.tokens, seq, rent, notes)
-    if question.tokens is not None:
-        return _gpus_for(question, catalog, gpu, question.tokens, seq, rent, notes)
-    return _tokens_for(question, catalog, gpu, seq, rent, notes)
+    rent = rent_of(question, catalog, gpu)
+    notes = list(question.said)
+    if question.seq is None:
+        seq = min(4096, question.shape.max_positions or 4096)
+        notes.append(f"sequences of {seq:,} tokens, as most pretraining has; --seq sets others")
+        question = replace(question, seq=seq)
+    _check_length(question)
+    if question.tokens is None:
+        return _tokens_for(question, catalog, gpu, rent, notes)
+    if question.gpus is None and question.layout is None:
+        return _gpus_for(question, catalog, gpu, rent, notes)
+    return _answer(question, fixed(question, catalog), catalog, rent, notes)
 
 
-def _sequence(shape: Shape, notes: list[str]) -> int:
-    seq = min(4096, shape.max_positions or 4096)
-    notes.append(f"sequences of {seq:,} tokens, as most pretraining has; --seq sets others")
-    return seq
+def _check_length(question: Question) -> None:
+    shape, seq = question.shape, question.seq or 0
+    if shape.learned_positions and seq > shape.max_positions > 0:
+        raise CostError(
+            f"{shape.name} has {shape.max_positions:,} learned positions and sequences of {seq:,} "
+            f"tokens are asked for: set --seq {shape.max_positions} or less"
+        )
 
 
-def _rent(question: Question, catalog: Catalog, gpu: Gpu) -> Figure:
+def rent_of(question: Question, catalog: Catalog, gpu: Gpu) -> Figure:
+    """US dollars a GPU-hour: the question's own, or the catalog's of its date."""
     if question.rent is None:
         return catalog.rent(gpu.name, question.date)
     price = question.rent
     return Figure(f"rent.{gpu.name.lower()}", price, price, price, "USD/h", "yours", "", "own")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Basis:
-    """What a plan knows before anything is drawn; hours are GPU-hours of the whole run."""
-
-    choice: Choice
-    step: Step
-    good: Goodput
-    hours: Practice
-    flops: float
-    notes: tuple[str, ...]
-
-
-def _basis(
-    question: Question, catalog: Catalog, gpu: Gpu, gpus: int, tokens: float, seq: int
-) -> _Basis:
-    shape, notes = question.shape, list[str]()
-    batch = round(question.batch or usual_batch(shape, gpus))
-    if question.batch is None:
-        notes.append(f"{batch / 1e6:.2g}M tokens a step, usual at this size (--batch-tokens)")
-    constants = load_constants()
-    choice = _choose(question, gpu, gpus, seq, batch, constants)
-    step = step_time(shape, choice.layout, gpu, seq, constants)
-    mtbf, checkpoint, restart = (catalog.figure(key).si for key in FAILURES)
-    good = goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart)
-    flops = 3 * forward_flops_per_token(shape, seq) * tokens
-    clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
-    if question.pace is not None:
-        hours = _measured(question.pace, tokens, good, clean, notes)
-    else:
-        hours = real_hours(
-            Traits(
-                run=shape.name,
-                org="",
-                date=usual_date(gpu),
-                active=parameters(shape)["active"],
-                peak=gpu.peak,
-                small=gpu.memory < 41e9,
-                pod=gpu.name.startswith("TPU"),
-                experts=shape.experts > 0,
-                fp16=choice.layout.precision == "fp16",
-                seq=seq,
-                ideal_hours=flops / gpu.peak / 3600,
-                clean_hours=clean,
-            )
-        )
-    return _Basis(choice=choice, step=step, good=good, hours=hours, flops=flops, notes=tuple(notes))
-
-
 def _answer(
     question: Question,
+    known: Basis,
     catalog: Catalog,
-    gpu: Gpu,
-    gpus: int,
-    tokens: float,
-    seq: int,
     rent: Figure,
     notes: Sequence[str],
     solved: str = "",
 ) -> Plan:
-    basis = _basis(question, catalog, gpu, gpus, tokens, seq)
+    gpu, gpus, tokens = known.gpu, known.gpus, known.tokens
     load, pue, tariff = (catalog.figure(key) for key in (*POWER, TARIFF))
-    columns: dict[str, list[float]] = {}
-    dice = random.Random(0)
-    for _ in range(DRAWS):
-        hours = _drawn_hours(dice, basis.hours)
-        energy = hours * gpu.server_watts * _drawn(dice, load) * _drawn(dice, pue) / 1e6
-        for key, value in (
-            ("gpu_hours", hours),
-            ("days", hours / gpus / 24),
-            ("dollars", hours * _drawn(dice, rent)),
-            ("megawatt_hours", energy),
-            ("energy_dollars", energy * 1e3 * _drawn(dice, tariff)),
-            ("pace", tokens / hours / 3600),
-            ("mfu", basis.flops / (3600 * hours) / gpu.peak),
-        ):
-            columns.setdefault(key, []).append(value)
+    columns = _columns(known, rent, load, pue, tariff)
+    limits = {"budget": ("dollars", question.budget), "days": ("days", question.days)}
     return Plan(
         question=question,
         gpu=gpu,
         gpus=gpus,
         tokens=tokens,
-        seq=seq,
-        batch=basis.choice.layout.batch,
-        choice=basis.choice,
-        step=basis.step,
-        good=basis.good,
-        practice=basis.hours,
+        seq=question.seq or 4096,
+        choice=known.choice,
+        step=known.step,
+        good=known.good,
+        practice=known.hours,
         rent=rent,
-        assumptions=(*notes, *basis.notes),
+        odds={
+            name: sum(value <= most for value in columns[column]) / DRAWS
+            for name, (column, most) in limits.items()
+            if most is not None
+        },
+        assumptions=(*notes, *known.notes),
         solved=solved,
         **{key: spread(column) for key, column in columns.items()},
     )
 
 
-def _choose(
-    question: Question, gpu: Gpu, gpus: int, seq: int, batch: int, constants: Constants
-) -> Choice:
-    shape, layout = question.shape, question.layout
-    if layout is None:
-        return fastest(
-            shape,
-            gpu,
-            gpus,
-            seq,
-            batch=batch,
-            precision=question.precision,
-            constants=constants,
-        )
-    if layout.gpus != gpus:
-        raise CostError(
-            f"the layout {layout.describe()!r} takes {layout.gpus:,} GPUs and {gpus:,} are asked "
-            f"for: set --count {layout.gpus} or another dp"
-        )
-    layout.check(shape, gpus, gpu.per_node)
-    if layout.micro_batches == 1:
-        rounds = max(1, round(batch / seq / (layout.data * layout.micro_batch)))
-        layout = replace(layout, micro_batches=rounds)
-    held = fits(shape, layout, gpu, seq)
-    took = sum(seconds(shape, layout, gpu, seq, constants).values())
-    return Choice(layout, took, held, 1, 0)
+def _columns(
+    known: Basis, rent: Figure, load: Figure, pue: Figure, tariff: Figure
+) -> dict[str, list[float]]:
+    """DRAWS values of each of a plan's spreads."""
+    hours = [_hours(known.hours, at) for at in _order("hours")]
+    prices, loads, overheads, tariffs = (_drawn(one) for one in (rent, load, pue, tariff))
+    watts = known.gpu.server_watts
+    energy = [h * watts * a * b / 1e6 for h, a, b in zip(hours, loads, overheads, strict=True)]
+    return {
+        "gpu_hours": hours,
+        "days": [h / known.gpus / 24 for h in hours],
+        "dollars": [h * price for h, price in zip(hours, prices, strict=True)],
+        "megawatt_hours": energy,
+        "energy_dollars": [1e3 * e * price for e, price in zip(energy, tariffs, strict=True)],
+        "pace": [known.tokens / h / 3600 for h in hours],
+        "mfu": [known.flops / (3600 * h) / known.gpu.peak for h in hours],
+    }
 
 
-def _measured(
-    pace: float, tokens: float, good: Goodput, clean: float, notes: list[str]
-) -> Practice:
-    """Hours by the user's own rate, failures added, in place of what published runs took."""
-    hours = tokens / pace / good.useful / 3600
-    notes.append(
-        f"calibrated by your {pace:,.0f} tokens/s a GPU: {hours / clean:.2f} times the hours of "
-        "the clean step"
-    )
-    return Practice(hours / MEASURED, hours, hours * MEASURED, [("your measurement", 1.0)])
+def _order(name: str) -> list[float]:
+    """DRAWS numbers, one in every part of 0 to 1, in an order of the name's own."""
+    places = [(i + 0.5) / DRAWS for i in range(DRAWS)]
+    random.Random(name).shuffle(places)
+    return places
 
 
-def _drawn_hours(dice: random.Random, hours: Practice) -> float:
+def _hours(hours: Practice, at: float) -> float:
     """Log-normal through P10, P50 and P90, each side with its own width."""
-    deviate = dice.gauss(0.0, 1.0)
+    deviate = NormalDist().inv_cdf(at)
     side = hours.p90 if deviate > 0 else hours.p10
     return hours.p50 * (side / hours.p50) ** (abs(deviate) / TENTH)
 
 
-def _drawn(dice: random.Random, figure: Figure) -> float:
-    if figure.low == figure.high:
-        return figure.si
+def _drawn(figure: Figure) -> list[float]:
+    """Half of the draws on either side of the value, densest there, none beyond low and high."""
     scale = figure.si / figure.value if figure.value else 1.0
-    return scale * dice.triangular(figure.low, figure.high, figure.value)
+    low, value, high = figure.low * scale, figure.si, figure.high * scale
+    return [
+        low + (value - low) * (2 * at) ** 0.5
+        if at < 0.5
+        else high - (high - value) * (2 - 2 * at) ** 0.5
+        for at in _order(figure.key.partition(".")[0])
+    ]
 
 
 def _gpus_for(
-    question: Question,
-    catalog: Catalog,
-    gpu: Gpu,
-    tokens: float,
-    seq: int,
-    rent: Figure,
-    notes: list[str],
+    question: Question, catalog: Catalog, gpu: Gpu, rent: Figure, notes: list[str]
 ) -> Plan:
     """The fewest whole nodes that are done in the days, by P50."""
-    if question.layout is not None:
-        gpus = question.layout.gpus
-        return _answer(question, catalog, gpu, gpus, tokens, seq, rent, notes, "gpus")
     days = question.days
     if days is None:
         days = DAYS
         notes.append(f"as many GPUs as finish in {DAYS:.0f} days; --count or --days sets it")
-    flops = 3 * forward_flops_per_token(question.shape, seq) * tokens
-    gpus = _nodes(flops / (0.35 * gpu.peak * days * 86400), gpu)
-    done: dict[int, float] = {}
+    tokens = question.tokens or 0.0
+    flops = 3 * forward_flops_per_token(question.shape, question.seq or 4096) * tokens
+    gpus = min(nodes(flops / (REACHED * gpu.peak * days * 86400), gpu), MOST_GPUS)
+    tried: dict[int, Basis] = {}
     for _ in range(12):
-        try:
-            basis = _basis(question, catalog, gpu, gpus, tokens, seq)
-        except CostError:
-            if gpus > 1 << 17:
-                raise
-            gpus *= 2  # too few to hold it
-            continue
-        done[gpus] = basis.hours.p50 / gpus / 24
-        wanted = _nodes(gpus * done[gpus] / days, gpu)
-        if wanted in done:
+        known = held(question, catalog, gpus)
+        tried[known.gpus] = known
+        gpus = min(nodes(known.hours.p50 / 24 / days, gpu), MOST_GPUS)
+        if any(one <= gpus <= found.gpus for one, found in tried.items()) or gpus in tried:
             break
-        gpus = wanted
-    in_time = [count for count, took in done.items() if took <= days]
-    gpus = min(in_time) if in_time else min(done, key=lambda count: done[count])
-    return _answer(question, catalog, gpu, gpus, tokens, seq, rent, notes, "gpus")
-
-
-def _nodes(gpus: float, gpu: Gpu) -> int:
-    """Whole nodes, their number a power of two or three quarters of one, so that layouts divide."""
-    size = min(gpu.per_node, 8)
-    if gpus <= 1:
-        return 1
-    if gpus <= size:
-        return 1 << ceil(log(gpus, 2))
-    power = 1 << ceil(log(gpus / size, 2))
-    return size * (3 * power // 4 if gpus <= size * 3 * power / 4 and power >= 4 else power)
+    in_time = [one for one in tried.values() if one.hours.p50 / one.gpus <= days * 24]
+    if in_time:
+        chosen = min(in_time, key=lambda one: one.gpus)
+    else:
+        chosen = min(tried.values(), key=lambda one: one.hours.p50 / one.gpus)
+        notes.append(f"no number of GPUs that was tried is done in {days:.3g} days by the median")
+    return _answer(question, chosen, catalog, rent, notes, "gpus")
 
 
 def _tokens_for(
-    question: Question, catalog: Catalog, gpu: Gpu, seq: int, rent: Figure, notes: list[str]
+    question: Question, catalog: Catalog, gpu: Gpu, rent: Figure, notes: list[str]
 ) -> Plan:
-    """Tokens that the budget, or the days on so many GPUs, buy at P50."""
-    gpus, hours = _means(question, gpu, rent, notes)
-    tokens = _bought(question, catalog, gpu, gpus, seq, hours)
-    return _answer(question, catalog, gpu, gpus, tokens, seq, rent, notes, "tokens")
+    """Tokens that the budget, or the days on so many GPUs, buy at P50; hours go with tokens."""
+    gpus, hours = means(question, gpu, rent, notes)
+    asked = replace(question, tokens=1e12)
+    if question.gpus is None and question.layout is None:
+        known = held(asked, catalog, gpus)
+        if known.gpus != gpus:
+            notes[-1] = f"{known.gpus:,} GPUs, as many as it takes to hold it (--count)"
+            gpus = known.gpus
+    else:
+        known = fixed(asked, catalog)
+    asked = replace(question, tokens=1e12 * hours / known.hours.p50)
+    return _answer(question, basis(asked, catalog, gpus), catalog, rent, notes, "tokens")
 
 
-def _means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple[int, float]:
+def means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple[int, float]:
     """GPUs, and GPU-hours that budget and days allow."""
     if question.budget is None and question.days is None:
         raise CostError("the plan lacks an end: give --tokens, or --budget, or --days with --count")
     gpus = question.gpus
     if gpus is None and question.layout is not None:
         gpus = question.layout.gpus
-    hours = question.budget / _median(rent) if question.budget is not None else inf
+    hours = question.budget / rent.value if question.budget is not None else inf
     if gpus is None:
         if question.budget is None:
             raise CostError("--days alone buys no tokens: give --count or --budget too")
         days = question.days or DAYS
-        gpus = _nodes(hours / (days * 24), gpu)
-        notes.append(f"{gpus:,} GPUs, which spend it in {days:.0f} days at most (--count)")
+        gpus = min(nodes(hours / (days * 24), gpu), MOST_GPUS)
+        notes.append(f"{gpus:,} GPUs, which spend it in {days:.3g} days at most (--count)")
     if question.days is not None:
         hours = min(hours, question.days * 24 * gpus)
     return gpus, hours
-
-
-def _bought(
-    question: Question, catalog: Catalog, gpu: Gpu, gpus: int, seq: int, hours: float
-) -> float:
-    """Tokens of so many GPU-hours; the batch, and with it the pace, depends on them a little."""
-    tokens = hours * 3600 * 0.35 * gpu.peak / (3 * forward_flops_per_token(question.shape, seq))
-    for _ in range(3):
-        tokens *= hours / _basis(question, catalog, gpu, gpus, tokens, seq).hours.p50
-    return tokens
-
-
-def _median(price: Figure) -> float:
-    """Of the triangle that the price is drawn from."""
-    low, mode, high = price.low, price.value, price.high
-    if low == high:
-        return mode
-    below, above = mode - low, high - mode
-    if below >= above:
-        return low + sqrt((high - low) * below / 2)
-    return high - sqrt((high - low) * above / 2)
-
-
-@dataclass(frozen=True)
-class Size:
-    """A network that a budget trains, at so many tokens a parameter."""
-
-    ratio: float
-    about: str
-    plan: Plan
-
-    @property
-    def parameters(self) -> int:
-        return parameters(self.plan.question.shape)["total"]
-
-
-def ratios() -> tuple[tuple[float, str], ...]:
-    return (
-        (TOKENS_PER_PARAMETER, "best loss for the compute (Hoffmann et al. 2022)"),
-        (100.0, "cheaper to serve, as Llama 2 70B (29) to Llama 3 70B (214)"),
-        (500.0, "small and long-trained, as Qwen2.5's and SmolLM's"),
-    )
-
-
-def _trains(question: Question, catalog: Catalog, ratio: float) -> bool:
-    """Whether budget and days suffice for `ratio` tokens a parameter."""
-    gpu = catalog.gpu(question.gpu)
-    rent = _rent(question, catalog, gpu)
-    seq = question.seq or 4096
-    tokens = ratio * parameters(question.shape)["total"]
-    gpus, hours = _means(question, gpu, rent, [])
-    return _basis(question, catalog, gpu, gpus, tokens, seq).hours.p50 <= hours
-
-
-def sizes(question: Question, catalog: Catalog) -> list[Size]:
-    """The largest dense networks of usual proportions that the budget or the days train."""
-    from benthic.cost.widths import from_numbers
-
-    found = []
-    for ratio, about in ratios():
-        low, high = log(1e6), log(1e13)
-        best: Question | None = None
-        for _ in range(16):
-            middle = exp((low + high) / 2)
-            shape, _said = from_numbers(params=middle)
-            tried = replace(question, shape=shape)
-            try:
-                enough = _trains(tried, catalog, ratio)
-            except CostError:
-                enough = False  # too large for the GPUs
-            if enough:
-                best, low = tried, log(middle)
-            else:
-                high = log(middle)
-        if best:
-            tokens = ratio * parameters(best.shape)["total"]
-            found.append(Size(ratio, about, plan(replace(best, tokens=tokens, days=None), catalog)))
-    if not found:
-        raise CostError("the budget trains no network at all: raise it, or take a cheaper GPU")
-    return found

@@ -4,11 +4,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benthic.cost.basis import FAILURES, Question
 from benthic.cost.catalog import Catalog
+from benthic.cost.figures import explain
 from benthic.cost.flops import parameters
 from benthic.cost.memory import usable
-from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money, share
-from benthic.cost.plan import FAILURES, POWER, TARIFF, Plan, Size
+from benthic.cost.page import (
+    Drawing,
+    Number,
+    Page,
+    Points,
+    Prose,
+    Section,
+    Table,
+    digits,
+    money,
+    share,
+)
+from benthic.cost.plan import POWER, TARIFF, Plan
+from benthic.cost.sizes import Size
 from benthic.cost.speed import CLASSES
 from benthic.cost.spread import Spread
 
@@ -27,16 +41,27 @@ def count(number: float) -> str:
     return digits(number, 3)
 
 
+def dollars(amount: float) -> str:
+    """An estimate of US dollars: three digits, cents below a hundred; `money` is for given ones."""
+    if amount < 100:
+        return money(amount)
+    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if amount >= 0.9995 * scale:
+            return f"${digits(amount / scale, 3)}{letter}"
+    return f"${float(f'{amount:.3g}'):,.0f}"
+
+
 def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
     """The plan for a terminal or a page."""
-    days, dollars = plan.days.p50, plan.dollars.p50
     name = plan.question.shape.name
     work = f"{name} on {count(plan.tokens)} tokens takes {plan.gpus:,} {plan.gpu.name}"
     if plan.solved == "tokens":
-        ends = money(plan.question.budget) if plan.question.budget else _span(plan.question.days)
-        work = f"{ends} trains {name} on {count(plan.tokens)} tokens with {plan.gpus:,} "
-        work += plan.gpu.name
-    verdict = f"{work}: {_time(days)}, {count(plan.gpu_hours.p50)} GPU-hours, {money(dollars)}."
+        work = f"{_means(plan.question)} {name} on {count(plan.tokens)} tokens with "
+        work += f"{plan.gpus:,} {plan.gpu.name}"
+    verdict = (
+        f"{work}: {_time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
+        f"{dollars(plan.dollars.p50)}{_odds(plan)}."
+    )
     sections = [_figures(plan), _layout(plan), _hours(plan), _more(plan)]
     if why:
         sections.append(_sources(plan, catalog))
@@ -45,11 +70,35 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         verdict=verdict,
         about=_about(plan),
         numbers=(
-            Number(label="time", value=_time(days), note=_range(plan.days, _time)),
-            Number(label="rent", value=money(dollars), note=_range(plan.dollars, money)),
+            Number(label="time", value=_time(plan.days.p50), note=_range(plan.days, _time)),
+            Number(
+                label="rent",
+                value=dollars(plan.dollars.p50),
+                note=_range(plan.dollars, dollars),
+            ),
         ),
         sections=sections,
     )
+
+
+def _means(question: Question) -> str:
+    """What there is to spend, up to the verb: $50,000 trains; 30 days train."""
+    if question.budget is None:
+        return f"{question.days:.3g} days train"
+    within = f" within {question.days:.3g} days" if question.days else ""
+    return f"{money(question.budget)}{within} trains"
+
+
+def _odds(plan: Plan) -> str:
+    """How likely the limits hold that the question set beside the tokens."""
+    if plan.solved == "tokens":
+        return ""
+    limits = {
+        "budget": f"{money(plan.question.budget or 0)}",
+        "days": f"{plan.question.days or 0:.3g} days",
+    }
+    said = [f"{limits[name]} suffice in {share(odds)}" for name, odds in plan.odds.items()]
+    return f"; {' and '.join(said)} of such runs" if said else ""
 
 
 def _about(plan: Plan) -> str:
@@ -57,7 +106,7 @@ def _about(plan: Plan) -> str:
     sparse = f", {count(counts['active'])} active" if counts["active"] < counts["total"] else ""
     return (
         f"{count(counts['total'])} parameters{sparse}; "
-        f"{plan.layout.precision}, sequences of {plan.seq:,}. "
+        f"{plan.layout.precision}, sequences of {plan.seq:,} tokens. "
         "P10 to P90 holds four of five runs like this one."
     )
 
@@ -66,14 +115,16 @@ def _figures(plan: Plan) -> Section:
     rows = [
         _row("time", plan.days, _time),
         _row("GPU-hours", plan.gpu_hours, count),
-        _row("rent", plan.dollars, money),
+        _row("rent", plan.dollars, dollars),
         _row("energy", plan.megawatt_hours, _energy),
-        _row("its price (in the rent)", plan.energy_dollars, money),
-        _row("tokens/s a GPU", plan.pace, lambda value: f"{value:,.0f}"),
-        _row("MFU", plan.mfu, lambda value: f"{value:.0%}"),
+        _row("electricity, part of the rent", plan.energy_dollars, dollars),
+        _row("tokens/s a GPU", plan.pace, _pace),
+        _row("MFU", plan.mfu, share),
     ]
     rent = plan.rent
     dated = f" of {rent.date}" if rent.date else ""
+    span = f" (${rent.low:.2f} to ${rent.high:.2f})" if rent.low < rent.high else ""
+    peak = "bf16" if plan.gpu.has_bf16 else "fp16"
     return Section(
         title="What it takes",
         blocks=[
@@ -81,8 +132,8 @@ def _figures(plan: Plan) -> Section:
                 columns=("", "P10", "P50", "P90"),
                 rows=rows,
                 right=("P10", "P50", "P90"),
-                note=f"Rent: ${rent.value:.2f} a GPU-hour{dated} (${rent.low:.2f} to "
-                f"${rent.high:.2f}). MFU is of the dense bf16 peak, causal attention counted once.",
+                note=f"Rent: ${rent.value:.2f} a GPU-hour{dated}{span}. MFU is of the dense {peak} "
+                "peak, causal attention counted once.",
             )
         ],
     )
@@ -95,7 +146,8 @@ def _layout(plan: Plan) -> Section:
     else:
         text = f"{plan.layout.describe()}: the fastest of {choice.tried:,} that divide"
         over = choice.faster_but_too_large
-        text += f"; {over:,} faster ones do not fit the memory." if over else ", and it fits."
+        faster = "1 faster one does" if over == 1 else f"{over:,} faster ones do"
+        text += f"; {faster} not fit the memory." if over else ", and it fits."
     parts = {
         "weights": held.weights,
         "gradients": held.gradients,
@@ -123,23 +175,25 @@ def _hours(plan: Plan) -> Section:
     rows = [
         (
             CLASSES[name],
-            f"{seconds:.2f} s" if clean < 100 else f"{seconds:,.0f} s",
+            _seconds(seconds, clean),
             share(seconds / clean),
         )
         for seconds, name in parts
     ]
     rest = clean - sum(seconds for seconds, _ in parts)
     if rest > 0.001 * clean:
-        rows.append(("the rest", f"{rest:.2f} s", share(rest / clean)))
-    rows.append(("a clean step", f"{clean:.2f} s", f"MFU {step.mfu.value:.0%}"))
-    hours = clean * step.gpus / step.tokens * plan.tokens / 3600
-    useful = plan.good.useful
-    leans = ", ".join(name for name, _ in plan.practice.leans_on)
+        rows.append(("the rest", _seconds(rest, clean), share(rest / clean)))
+    rows.append(("a clean step", _seconds(clean, clean), f"MFU {share(step.mfu.value)}"))
+    hours, useful = plan.clean_hours, plan.good.useful
+    near = [name for name, _ in plan.practice.leans_on]
+    real = f"what real runs took, the most alike {', '.join(near)}" if near else "your measurement"
+    steps = max(1, round(plan.tokens / step.tokens))
     text = (
-        f"{count(hours)} GPU-hours of clean steps; {count(hours / useful)} with failures every "
+        f"{steps:,} clean step{'s' * (steps > 1)} take {count(hours)} GPU-hours; "
+        f"{count(hours / useful)} with failures every "
         f"{_time(plan.good.job_mtbf / 86400)}, checkpoints every "
         f"{_time(plan.good.interval / 86400)} and restarts (goodput {useful:.1%}); "
-        f"{count(plan.practice.p50)} by what real runs took, the most alike {leans}."
+        f"{count(plan.practice.p50)} by {real}."
     )
     return Section(
         title="Where the hours go",
@@ -178,66 +232,78 @@ def _sources(plan: Plan, catalog: Catalog) -> Section:
     keys = [key for key in (*keys, *FAILURES, *POWER, TARIFF) if catalog.get(key)]
     lines = catalog.why(keys)
     rent = plan.rent
-    lines.append(f"{rent.key} = {rent.value:g} {rent.unit}: {rent.source}. {rent.note}")
+    lines.append(explain(rent))
     items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
     return Section(title="Sources", blocks=[Points(items=items)])
 
 
-def compared(plans: Sequence[Plan]) -> Page:
-    """The same question on several GPUs, cheapest first."""
-    first = min(plans, key=lambda p: p.dollars.p50)
+def compared(plans: Sequence[Plan], failed: Sequence[tuple[str, str]] = ()) -> Page:
+    """The same question on several GPUs, the best first; `failed` are those without an answer."""
+    solved = plans[0].solved == "tokens"
+    ranked = sorted(plans, key=lambda p: -p.tokens if solved else p.dollars.p50)
     rows = [
         (
             p.gpu.name,
+            p.layout.precision,
             f"{p.gpus:,}",
+            count(p.tokens),
             _time(p.days.p50),
             count(p.gpu_hours.p50),
-            money(p.dollars.p50),
-            f"{money(p.dollars.p10)} - {money(p.dollars.p90)}",
-            f"{p.mfu.p50:.0%}",
-            f"${p.rent.value:.2f}",
+            dollars(p.dollars.p50),
+            _range(p.dollars, dollars),
         )
-        for p in sorted(plans, key=lambda p: p.dollars.p50)
+        for p in ranked
     ]
+    first = ranked[0]
     name = first.question.shape.name
-    right = ("GPUs", "time", "GPU-hours", "rent", "P10 - P90", "MFU", "$/h")
+    verdict = f"{name} on {count(first.tokens)} tokens is cheapest on {first.gpu.name}: "
+    if solved:
+        verdict = f"{_means(first.question)} {name} longest on {first.gpu.name}: "
+        verdict += f"{count(first.tokens)} tokens, "
+    verdict += f"{dollars(first.dollars.p50)}, {_time(first.days.p50)} on {first.gpus:,}."
+    right = ("GPUs", "tokens", "time", "GPU-hours", "rent")
+    rents = ", ".join(f"{p.gpu.name} ${p.rent.value:.2f} ({p.rent.date})" for p in ranked)
+    blocks: list[Table | Prose | Points | Drawing] = [
+        Table(
+            columns=("GPU", "", *right, "P10 to P90"),
+            rows=rows,
+            right=right,
+            note=f"Rent a GPU-hour: {rents}.",
+        )
+    ]
+    if failed:
+        blocks.append(Points(items=failed))
     return Page(
         title=f"Plan: {name}",
-        verdict=f"{name} on {count(first.tokens)} tokens is cheapest on {first.gpu.name}: "
-        f"{money(first.dollars.p50)}, {_time(first.days.p50)} on {first.gpus:,}.",
+        verdict=verdict,
         about="Medians, and four of five runs between P10 and P90; each in the layout that is "
         "fastest there.",
         numbers=(),
-        sections=[
-            Section(
-                title="The same run elsewhere",
-                blocks=[Table(columns=("GPU", *right), rows=rows, right=right)],
-            )
-        ],
+        sections=[Section(title="The same run elsewhere", blocks=blocks), _more(first)],
     )
 
 
-def largest(found: Sequence[Size]) -> Page:
+def largest(found: Sequence[Size], asked: Question) -> Page:
     """Networks that a budget trains."""
-    one = found[0].plan
-    ends = money(one.question.budget) if one.question.budget else _span(one.question.days)
+    first = found[0]
     rows = [
         (
             count(size.parameters),
-            f"{size.ratio:g}",
+            digits(size.ratio, 3),
             count(size.plan.tokens),
             f"{size.plan.gpus:,}",
             _time(size.plan.days.p50),
-            money(size.plan.dollars.p50),
+            dollars(size.plan.dollars.p50),
             size.about,
         )
         for size in found
     ]
     right = ("parameters", "tokens each", "tokens", "GPUs", "time", "rent")
+    more = ", or fewer for longer" if len(found) > 1 else ""
     return Page(
         title="Plan: how large a model",
-        verdict=f"{ends} trains {count(found[0].parameters)} parameters on "
-        f"{count(found[0].plan.tokens)} tokens with {one.gpu.name}, or fewer for longer.",
+        verdict=f"{_means(asked)} {count(first.parameters)} parameters on "
+        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}.",
         about="Dense networks of usual proportions; by the median run. Name a config or a preset "
         "for a network of your own.",
         numbers=(),
@@ -246,7 +312,7 @@ def largest(found: Sequence[Size]) -> Page:
                 title="How large, how long",
                 blocks=[Table(columns=(*right, "good for"), rows=rows, right=right)],
             ),
-            _more(one),
+            _more(first.plan),
         ],
     )
 
@@ -268,6 +334,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "tokens": plan.tokens,
         "sequence": plan.seq,
         "solved": plan.solved or None,
+        "odds": plan.odds,
         "layout": plan.layout.describe(),
         "layouts_tried": plan.choice.tried,
         "memory": asdict(held) | {"total": held.total, "usable": usable(plan.gpu)},
@@ -306,8 +373,15 @@ def _time(days: float) -> str:
     return f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
 
 
-def _span(days: float | None) -> str:
-    return f"{days:g} days" if days else ""
+def _seconds(part: float, whole: float) -> str:
+    """Seconds with the digits that the whole asks for."""
+    if whole >= 1:
+        return f"{part:.2f} s" if whole < 100 else f"{part:,.0f} s"
+    return f"{1000 * part:.3g} ms"
+
+
+def _pace(tokens: float) -> str:
+    return f"{tokens:,.0f}" if tokens >= 10 else f"{tokens:.2g}"
 
 
 def _energy(megawatt_hours: float) -> str:

@@ -80,7 +80,8 @@ def real_hours(traits: Traits, published: Sequence[Traits] | None = None) -> Pra
         raise CostError(f"{traits.run} has no hours at full peak: give its tokens and GPU")
     middle, deviation = _predict(traits, runs)
     scale = traits.ideal_hours * exp(middle)
-    wide = exp(TENTH * deviation)
+    stranger = figures("practice.")["stranger"]
+    wide = exp(TENTH * sqrt(deviation**2 + stranger**2))
     near = sorted(((_likeness(traits, run), run.run) for run in runs), reverse=True)[:3]
     leans = [(name, like) for like, name in near]
     return Practice(scale / wide, scale, scale * wide, scale / traits.clean_hours, leans)
@@ -116,7 +117,8 @@ def _cell(text: str, kind: object) -> str | int | float | bool:
 
 def _factors(run: Traits) -> list[float]:
     early = min(1.0, max(0.0, 2023.5 - run.date))
-    return [1.0, early, float(run.fp16), log2(run.seq / 2048)]
+    doublings = log2(min(8192, max(1024, run.seq)) / 2048)  # as far as published runs go
+    return [1.0, early, float(run.fp16), doublings]
 
 
 def _carried(run: Traits) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benthic.cost import units
+from benthic.cost.basis import Question
 from benthic.cost.catalog import Catalog, CostError, Gpu, load
 from benthic.cost.flops import (
     cache_bytes,
@@ -27,7 +28,7 @@ from benthic.cost.flops import (
 )
 from benthic.cost.layout import Precision
 from benthic.cost.memory import serving_memory, usable
-from benthic.cost.plan import Plan, Question, plan
+from benthic.cost.plan import Plan, plan
 from benthic.cost.read_shape import shape as read
 from benthic.cost.shape import Shape
 from benthic.cost.speed import forward_flops_per_token

@@ -138,7 +138,7 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         connection = _connect(path)
         yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words may be a damaged name
         raise RecordError(
             f"{shown(path)} cannot be read as a SQLite file, {cause(error)}: end the program that "
             "writes it, and copy it with its -wal file"

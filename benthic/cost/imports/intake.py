@@ -12,6 +12,7 @@ caller's terms, so that a file read twice, copied elsewhere or overlapping anoth
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ EARLIEST = 631_152_000.0  # 1990-01-01, before any run that a tool here has reco
 LONGEST = 10 * 365 * 86400.0
 DAY = 86400.0
 NO_PRICE = "no price"
+MOST_TOLD = 50  # sentences about what was assumed
+_MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)
 _PURPOSES = {  # words that people tag runs with
     "final": "pretrain",
     "pretraining": "pretrain",
@@ -227,7 +230,10 @@ class Intake:
         for (why, remedy), names in self._left.items():
             more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
             left.append(f"{len(names):,} left out, {why} ({', '.join(names[:3])}{more}): {remedy}.")
-        return Found(list(self._entries.values()), left, list(self._assumed))
+        assumed = list(self._assumed)
+        if len(assumed) > MOST_TOLD:
+            assumed[MOST_TOLD:] = [f"And {len(assumed) - MOST_TOLD:,} more of the like."]
+        return Found(list(self._entries.values()), left, assumed)
 
     def _external(self, key: tuple[str, ...]) -> str:
         digest = hashlib.sha256(json.dumps((self.kind, *key)).encode()).hexdigest()
@@ -296,8 +302,8 @@ class Intake:
         """The catalog's name of a GPU, or None where it knows none of that name."""
         if text not in self._gpus:
             self._gpus[text] = None
-            # A card may be sold under the name with its memory, which the catalog has not.
-            for name in (text, text.replace("_", "-"), text.rpartition("-")[0]):
+            # Drivers put the memory behind the name, which is not always among the catalog's names.
+            for name in (text, _MEMORY.sub("", text)):
                 try:
                     self._gpus[text] = self.catalog.gpu(name).name if name.strip() else None
                 except CostError:
@@ -332,7 +338,8 @@ def ending(word: str) -> Status | None:
 
 def clip(text: str, length: int) -> str:
     """A stranger's text on one line, its control characters visible, cut to `length`."""
-    line = " ".join(visible(text[: 4 * length]).split())
+    text = text[: 4 * length]
+    line = " ".join((text if text.isascii() and text.isprintable() else visible(text)).split())
     return line if len(line) <= length else line[: length - 3] + "..."
 
 

@@ -57,14 +57,14 @@ def read(path: Path, intake: Intake) -> None:
     jobs: set[str] = set()
     steps: dict[str, None] = {}
     for line, cells in sheet.rows:
-        cell = {name: pick(cells, index) for name, index in column.items()}
-        job = cell["JobIDRaw"] or cell["JobID"]
+        job = pick(cells, column["JobIDRaw"]) or pick(cells, column["JobID"])
         if not job:
             raise RecordError(f"{sheet.where(line)} has no JobID: export it again")
         if "." in job:
             steps[job.partition(".")[0]] = None
             continue
         jobs.add(job)
+        cell = {name: pick(cells, index) for name, index in column.items()}
         _take(cell, job, sheet.where(line), intake)
     for job in steps:
         if job not in jobs:

@@ -11,6 +11,7 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,12 @@ class Sheet:
     rows: Iterator[tuple[int, list[str]]]
     """line and cells, as many as the header has"""
 
+    @cached_property
+    def name(self) -> str:
+        return shown(self.path)
+
     def where(self, line: int) -> str:
-        return f"{shown(self.path)}, row {line}"
+        return f"{self.name}, row {line}"
 
     def find(self, *names: str) -> int | None:
         """The first column of those names; exactly so written, else whatever its case and signs.

@@ -143,7 +143,12 @@ def _check(sheet: Sheet, column: dict[str, int | None]) -> None:
             f"{name} has no column that names a run: add one of "
             f"{', '.join(COLUMNS['run'] + COLUMNS['name'])}"
         )
-    for title in sheet.header:
+    known = {plain(other) for names in COLUMNS.values() for other in names}
+    for index, title in enumerate(sheet.header):
+        if plain(title) in known & set(map(plain, sheet.header[:index])):
+            raise RecordError(
+                f"{name} has two columns that mean '{clip(title, 60)}': keep one of them"
+            )
         if plain(title).startswith(("price", "rate", "cost")) and _FOREIGN.search(plain(title)):
             raise RecordError(
                 f"{name} has prices in another currency, '{clip(title, 60)}': two currencies do "

@@ -16,11 +16,10 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 from benthic.cost.imports.files import cause, shown, walk
 from benthic.cost.imports.intake import DAY, EARLIEST, Intake, Record, RecordError
-from benthic.cost.imports.pieces import Piece, Signs, add_pieces
+from benthic.cost.imports.pieces import Piece, Signs, add_pieces, joined
 
 _NAME = "tfevents"
 _HOST = re.compile(r"events\.out\.tfevents\.\d+\.(.+?)(?:\.\d+){0,2}(?:\.v2)?")
@@ -63,24 +62,27 @@ def read(path: Path, intake: Intake) -> None:
 
 
 def _take(name: str, files: list[Path], intake: Intake) -> None:
-    signs = Signs(intake.terms.gap)
+    parts: list[tuple[float, str, Piece]] = []
     for file in files:
+        signs = Signs(intake.terms.gap)
         for moment in wall_times(file, intake):
             signs.add(moment)
-    pieces = signs.pieces()
-    if not pieces:
+        parts += [(piece.first, file.name, piece) for piece in signs.pieces()]
+    if not parts:
         intake.leave("their files hold no time", "nothing can be billed", name)
         return
     intake.assume(
         "TensorBoard records no outcome and no end: a run counts as done, from its first to its "
         "last event."
     )
-    host = _HOST.fullmatch(files[0].name)
 
     def record(piece: Piece) -> Record:
+        # Files keep their names wherever they are copied to: time, host and process.
+        earliest = min((first, file) for first, file, _ in parts if first == piece.first)[1]
+        host = _HOST.fullmatch(earliest)
         return Record(
             where=shown(files[0].parent),
-            key=(f"{piece.first:.6f}",),
+            key=(earliest, f"{piece.first:.6f}"),
             run=name,
             name=name,
             started=piece.first,
@@ -90,7 +92,7 @@ def _take(name: str, files: list[Path], intake: Intake) -> None:
             note="outcome not recorded",
         )
 
-    add_pieces(intake, name, pieces, record)
+    add_pieces(intake, name, joined((part[2] for part in parts), intake.terms.gap), record)
 
 
 def wall_times(path: Path, intake: Intake) -> Iterator[float]:
@@ -98,55 +100,50 @@ def wall_times(path: Path, intake: Intake) -> Iterator[float]:
 
     A record that is cut off at the end is told and ends the file.
     """
+    at = 0
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            for number in range(_MOST):
-                at = file.tell()
+            for number in range(1, _MOST):
                 if at == size:
                     return
-                data = _record(path, file, at, size, number)
-                if data is None:
+                head = file.read(12)
+                length, checksum = struct.unpack("<QI", head) if len(head) == 12 else (0, 0)
+                if len(head) == 12 and _crc_of_length(head[:8]) != checksum:
+                    raise _damaged(path, number, at, ", or no event file")
+                if len(head) < 12 or at + 16 + length > size:
                     intake.assume(
-                        f"{shown(path)} is cut off in record {number + 1}, as a killed writer "
-                        "leaves it: read up to there."
+                        f"{shown(path)} is cut off in record {number}, as a killed writer leaves "
+                        "it: read up to there."
                     )
                     return
+                if length <= _SHORT:
+                    data, last = file.read(length), file.read(4)
+                    if masked_crc(data) != struct.unpack("<I", last)[0]:
+                        raise _damaged(path, number, at)
+                else:
+                    data = file.read(_HEAD)
+                    file.seek(at + 16 + length)
+                at += 16 + length
                 moment = wall_time(data)
                 if moment is not None:
                     yield _checked(path, moment, number, intake.now)
-    except OSError as error:
+    except (OSError, struct.error) as error:
         raise RecordError(f"{shown(path)} cannot be read, {cause(error)}: check it") from None
-    raise RecordError(f"{shown(path)} has more than {_MOST:,} records: give files of one run")
+    raise RecordError(f"{shown(path)} has {_MOST:,} records or more: give files of one run")
 
 
-def _record(path: Path, file: BinaryIO, at: int, size: int, number: int) -> bytes | None:
-    """The data of the record at `at`, or as much of it as may hold the time; None: cut off."""
-    head = file.read(12)
-    if len(head) < 12:
-        return None
-    length, checksum = struct.unpack("<QI", head)
-    if masked_crc(head[:8]) != checksum:
-        raise RecordError(
-            f"{shown(path)} is damaged in record {number + 1}, at byte {at:,}, or no event file: "
-            "restore it, or move it away and import again"
-        )
-    if at + 16 + length > size:
-        return None
-    data = file.read(length if length <= _SHORT else _HEAD)
-    if length <= _SHORT and masked_crc(data) != struct.unpack("<I", file.read(4))[0]:
-        raise RecordError(
-            f"{shown(path)} is damaged in record {number + 1}, at byte {at:,}: restore it, or move "
-            "it away and import again"
-        )
-    file.seek(at + 16 + length)
-    return data
+def _damaged(path: Path, number: int, at: int, more: str = "") -> RecordError:
+    return RecordError(
+        f"{shown(path)} is damaged in record {number}, at byte {at:,}{more}: restore it, or move "
+        "it away and import again"
+    )
 
 
 def _checked(path: Path, moment: float, number: int, now: float) -> float:
     if not (math.isfinite(moment) and EARLIEST <= moment <= now + DAY):
         raise RecordError(
-            f"{shown(path)} has the time {moment:g} in record {number + 1}, which is not between "
+            f"{shown(path)} has the time {moment:g} in record {number}, which is not between "
             "1990 and now: correct the clock, or move the file away"
         )
     return moment
@@ -193,6 +190,11 @@ def masked_crc(data: bytes) -> int:
         crc = table[(crc ^ byte) & 255] ^ (crc >> 8)
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@lru_cache(maxsize=4096)
+def _crc_of_length(length: bytes) -> int:
+    return masked_crc(length)
 
 
 @lru_cache(maxsize=1)

@@ -89,7 +89,7 @@ def _take_folder(files: Path, names: Sequence[str], intake: Intake) -> None:
             "their folder says not how long they took", "import an export of the runs table", name
         )
         return
-    if ended is None and intake.now - (start.unix + lasted) <= intake.terms.gap:
+    if ended is None and 0 <= intake.now - (start.unix + lasted) <= intake.terms.gap:
         intake.leave("they may still run", "import again when they have surely ended", name)
         return
     status: Status = "done" if ended is not None else "interrupted"

@@ -1,0 +1,483 @@
+"""The bill of a ledger: the headline beside the full cost, and what lies between the two.
+
+The headline is what a press release would state: device-hours of final runs (PRETRAIN, CONTEXT,
+POST-TRAIN, RL) that were kept, at the ledger's price. Kept are the productive hours of rows that
+ended well, and of interrupted ones whose run ended well later. The full cost is all that the ledger
+holds, with an owner's rate, people and other costs where a file of terms gives them:
+
+  full / headline = (hours / headline hours) * (mean price / headline's) * (full / what is metered)
+
+Every hour stands in one step between the two: lost or failed, a purpose, or idle, which is spread
+over nothing. Amounts are floats; `rounded` writes them so that the steps add up to the cent.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from benthic.cost.bill_terms import Terms, people_cost, price_range, with_days
+from benthic.cost.catalog import CostError, Figure
+from benthic.cost.entries import Filters, Group, label
+from benthic.cost.ledger import Ledger
+from benthic.cost.spread import Spread, Swing, monte_carlo, tornado
+from benthic.cost.units import duration
+
+FINAL = ("pretrain", "context", "post-train", "rl")
+LOST = ("failed", "interrupted")
+STEPS = (  # what an hour beyond the headline went to, in the order they are told
+    *("lost", "failed", "running", "ablation", "evaluation", "data", "other", "serving", "chat"),
+    "idle",
+)
+DRAWS = 2000
+LARGEST = 10  # runs, users and projects told by name
+EXACT = 100_000  # rows up to which sources of energy are summed, which reads the whole file
+SAMPLE = 1_000  # newest rows that are looked at beyond
+_DAY = 86_400.0
+_KEYS = ("purpose", "status", "project", "user", "device", "price_per_hour", "price_source")
+
+
+@dataclass
+class Amount:
+    """A sum of metered work."""
+
+    dollars: float = 0.0
+    hours: float = 0.0
+    """of devices"""
+    rows: int = 0
+
+    def add(self, dollars: float, hours: float, rows: int = 0) -> None:
+        self.dollars += dollars
+        self.hours += hours
+        self.rows += rows
+
+
+@dataclass
+class Share:
+    """What a project or a user has used."""
+
+    headline: Amount = field(default_factory=Amount)
+    full: Amount = field(default_factory=Amount)
+    lost: Amount = field(default_factory=Amount)
+    """failed, interrupted and unkept"""
+    idle: Amount = field(default_factory=Amount)
+
+
+@dataclass
+class Price:
+    """All hours of one device at one price."""
+
+    device: str
+    price: float
+    source: str
+    rows: int = 0
+    hours: float = 0.0
+    headline_hours: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, by what was metered of it."""
+
+    run: str
+    name: str
+    amount: Amount
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A plan against what was metered of the run."""
+
+    run: str
+    name: str
+    quantity: str
+    planned: Spread
+    metered: float
+    running: bool
+
+    @property
+    def verdict(self) -> str:
+        if self.metered > self.planned.p90:
+            return "above the plan"
+        if self.metered < self.planned.p10:
+            return "still running" if self.running else "below the plan"
+        return "as planned"
+
+
+@dataclass
+class Energy:
+    joules: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    kinds: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    """joules, least, greatest by source: rapl, nvml, estimate; empty where only looked at"""
+    sources: dict[str, int] = field(default_factory=dict)
+    """rows by what they say of themselves"""
+    sampled: bool = False
+
+
+@dataclass(kw_only=True)
+class Bill:
+    """All that a report tells."""
+
+    ledger: str
+    filters: Filters
+    terms: Terms
+    rows: int = 0
+    open_rows: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    headline: Amount = field(default_factory=Amount)
+    metered: Amount = field(default_factory=Amount)
+    """everything, at the owner's rate where there is one"""
+    owned: float = 0.0
+    """what the headline's hours cost more at the owner's rate"""
+    steps: dict[str, Amount] = field(default_factory=lambda: {name: Amount() for name in STEPS})
+    cells: dict[tuple[str, str], Amount] = field(default_factory=dict)
+    """by purpose and status"""
+    projects: dict[str, Share] = field(default_factory=dict)
+    users: dict[str, Share] = field(default_factory=dict)
+    prices: list[Price] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    run_count: int = 0
+    plans: list[Held] = field(default_factory=list)
+    energy: Energy = field(default_factory=Energy)
+    gpu_hours: float = 0.0
+    """accelerator-hours of rows that know how busy those were"""
+    gpu_hours_busy: float = 0.0
+    people: float = 0.0
+    costs: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, Figure] = field(default_factory=dict)
+    """what is uncertain or assumed, by key"""
+    spread: dict[str, Spread] = field(default_factory=dict)
+    swings: list[Swing] = field(default_factory=list)
+
+    @property
+    def full(self) -> float:
+        return self.metered.dollars + self.people + sum(self.costs.values())
+
+    @property
+    def factors(self) -> tuple[float, float, float] | None:
+        """Hours, price, and people with other costs, whose product is full / headline."""
+        if not (self.headline.dollars and self.headline.hours and self.metered.dollars):
+            return None
+        hours = self.metered.hours / self.headline.hours
+        price = self.metered.dollars / self.metered.hours
+        paid = self.headline.dollars / self.headline.hours
+        return hours, price / paid, self.full / self.metered.dollars
+
+    @property
+    def waterfall(self) -> list[tuple[str, float]]:
+        """Steps from the headline to the full cost, whose sum is the full cost."""
+        steps = [("headline", self.headline.dollars), ("owned", self.owned)]
+        steps += [(name, amount.dollars) for name, amount in self.steps.items()]
+        steps += [("people", self.people), *self.costs.items()]
+        return [steps[0], *(step for step in steps[1:] if step[1])]
+
+
+def rounded(amounts: Iterable[float], places: int) -> list[float]:
+    """Amounts rounded so that they add up to their rounded sum, each off by one place at most."""
+    level, shown, out = 0.0, 0.0, []
+    for amount in amounts:
+        level += amount
+        out.append(round(round(level, places) - shown, places))
+        shown = round(level, places)
+    return out
+
+
+def moment(text: str | None, now: float) -> float | None:
+    """The unix time of 2025-03, 2025-03-17, 2025-03-17T14:30+02:00 (UTC where no zone), or 30d ago.
+
+    Raises `CostError`.
+    """
+    if not text:
+        return None
+    text = text.strip()
+    try:
+        at = datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return now - duration(text)
+    except CostError:
+        raise CostError(
+            f"the time is {text[:60]!r}: write 2025-03-17, 2025-03, 2025-03-17T14:30+02:00 (UTC "
+            "without a zone), or how long ago, like 30d"
+        ) from None
+
+
+def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
+    """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
+    given = Filters(**{key: value for key, value in filters.items() if value is not None})  # type: ignore[typeddict-item]
+    groups = ledger.groups(_KEYS, **given)
+    bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
+    resumed = dict(_resumed(ledger, given, groups))
+    prices: dict[tuple[str, float, str], Price] = {}
+    for group in groups:
+        _count(bill, group, resumed.get(tuple(group.key.values()), (0.0, 0.0)), prices)
+    if groups:
+        bill.started = min(group.started for group in groups)
+        bill.ended = max(group.ended for group in groups)
+    bill.prices = sorted(prices.values(), key=lambda p: (-p.hours * p.price, -p.hours, p.device))
+    bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
+    _runs(bill, ledger, given)
+    bill.plans = list(_plans(ledger, given))
+    bill.energy.kinds, bill.energy.sources = {}, {}
+    _energy_sources(bill, ledger, given)
+    _uncertain(bill)
+    return bill
+
+
+def _resumed(
+    ledger: Ledger, filters: Filters, groups: Sequence[Group]
+) -> Iterator[tuple[tuple[Any, ...], tuple[float, float]]]:
+    """Kept dollars and device-seconds of final rows that were cut off, by key of their group,
+    where a later row of the run ended well."""
+    for purpose in FINAL:
+        for status in LOST:
+            if not any(
+                g.device_seconds_kept and (g.key["purpose"], g.key["status"]) == (purpose, status)
+                for g in groups
+            ):
+                continue
+            only = Filters(**{**filters, "purpose": purpose, "status": status})
+            if _excluded(filters, only):
+                continue
+            done = Filters(**{**only, "status": "done"})
+            ended = {g.key["run"]: g.ended for g in ledger.groups(("run",), **done)}
+            sums: dict[tuple[Any, ...], tuple[float, float]] = {}
+            for group in ledger.groups((*_KEYS, "run"), **only):
+                *key, run = group.key.values()
+                if ended.get(run, 0.0) >= group.started:
+                    dollars, seconds = sums.get(tuple(key), (0.0, 0.0))
+                    sums[tuple(key)] = (
+                        dollars + group.dollars_kept,
+                        seconds + group.device_seconds_kept,
+                    )
+            yield from sums.items()
+
+
+def _excluded(filters: Filters, only: Filters) -> bool:
+    """Whether a filter of the report's own keeps these rows out."""
+    return any(
+        filters.get(name) is not None and filters.get(name) != only.get(name)
+        for name in ("purpose", "status")
+    )
+
+
+def _count(
+    bill: Bill,
+    group: Group,
+    resumed: tuple[float, float],
+    prices: dict[tuple[str, float, str], Price],
+) -> None:
+    """Put a group's hours and dollars where they belong."""
+    purpose, status, project, user, device, price, source = group.key.values()
+    rate = bill.terms.rate(device)
+    hours = group.device_seconds / 3600
+    final = purpose in FINAL
+    kept_dollars, kept = resumed
+    if final and status == "done":
+        kept_dollars, kept = group.dollars_kept, group.device_seconds_kept
+    kept /= 3600
+    if rate is None:
+        dollars, kept_full = group.dollars, kept_dollars
+    else:
+        each = bill.terms.inputs[rate].value
+        dollars, kept_full = hours * each, kept * each
+    bill.rows += group.rows
+    bill.open_rows += group.rows if status == "running" else 0
+    bill.headline.add(kept_dollars, kept)
+    bill.metered.add(dollars, hours, group.rows)
+    bill.owned += kept_full - kept_dollars
+    rest, left = dollars - kept_full, hours - kept
+    step = _step(purpose, status, final)
+    bill.steps[step].add(rest, left, 0 if final and status == "done" else group.rows)
+    bill.cells.setdefault((purpose, status), Amount()).add(dollars, hours, group.rows)
+    for key, found in ((project, bill.projects), (user, bill.users)):
+        share = found.setdefault(key, Share())
+        share.headline.add(kept_dollars, kept)
+        share.full.add(dollars, hours, group.rows)
+        if step in ("lost", "failed"):
+            share.lost.add(rest, left)
+        elif step == "idle":
+            share.idle.add(rest, left)
+    known = prices.setdefault((device, price, source), Price(device, price, source))
+    known.rows += group.rows
+    known.hours += hours
+    known.headline_hours += kept
+    known.low, known.high = price_range(price, source)
+    bill.energy.joules += group.joules
+    bill.energy.low += group.joules_low
+    bill.energy.high += group.joules_high
+    bill.gpu_hours += group.gpu_seconds / 3600
+    bill.gpu_hours_busy += group.gpu_seconds_busy / 3600
+
+
+def _step(purpose: str, status: str, final: bool) -> str:
+    """Where the hours go that are not in the headline; a reservation stays idle however it ended"""
+    if purpose == "idle":
+        return "idle"
+    if status in LOST:
+        return "failed"
+    if final:
+        return "running" if status == "running" else "lost"
+    return purpose if purpose in STEPS else "other"
+
+
+def _runs(bill: Bill, ledger: Ledger, filters: Filters) -> None:
+    """The largest runs; the ledger's other sums have no room for the name of each."""
+    found: dict[str, Run] = {}
+    for group in ledger.groups(("device", "run"), **filters):
+        device, run = group.key.values()
+        rate = bill.terms.rate(device)
+        hours = group.device_seconds / 3600
+        dollars = group.dollars if rate is None else hours * bill.terms.inputs[rate].value
+        known = found.get(run)
+        amount = known.amount if known else Amount()
+        amount.add(dollars, hours, group.rows)
+        tokens = group.tokens + (known.tokens if known else 0)
+        found[run] = Run(run=run, name=label("", run), amount=amount, tokens=tokens)
+    bill.run_count = len(found)
+    bill.runs = heapq.nlargest(
+        LARGEST, found.values(), key=lambda run: (run.amount.dollars, run.amount.hours)
+    )
+
+
+def _plans(ledger: Ledger, filters: Filters) -> Iterator[Held]:
+    """Plans of runs that are in the ledger; a document of another program is passed over."""
+    only = Filters(**{key: value for key, value in filters.items() if key != "purpose"})  # type: ignore[typeddict-item]
+    for run, document in ledger.plans().items():
+        amount, running = Amount(), False
+        for group in ledger.groups(("purpose", "status"), **Filters(**{**only, "run": run})):
+            if group.key["purpose"] in (*FINAL, "ablation", "other"):
+                amount.add(group.dollars, group.device_seconds / 3600, group.rows)
+                running |= group.key["status"] == "running"
+        if not amount.rows or not isinstance(document, dict):
+            continue
+        for quantity, metered in (("gpu_hours", amount.hours), ("dollars", amount.dollars)):
+            planned = _planned(document.get(quantity))
+            if planned:
+                yield Held(
+                    run=run,
+                    name=label("", run),
+                    quantity=quantity,
+                    planned=planned,
+                    metered=metered,
+                    running=running,
+                )
+
+
+def _planned(found: Any) -> Spread | None:
+    names = ("p10", "p50", "p90")
+    if not isinstance(found, dict) or not all(isinstance(found.get(n), int | float) for n in names):
+        return None
+    return Spread(*(float(found[name]) for name in names))
+
+
+def _energy_sources(bill: Bill, ledger: Ledger, filters: Filters) -> None:
+    energy = bill.energy
+    if bill.rows <= EXACT:
+        for group in ledger.groups(("energy_source",), **filters):
+            source = group.key["energy_source"]
+            kind = source.partition(":")[0].strip() or "not recorded"
+            sums = energy.kinds.get(kind, (0.0, 0.0, 0.0))
+            more = group.joules, group.joules_low, group.joules_high
+            energy.kinds[kind] = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
+            if group.joules:
+                energy.sources[source] = group.rows
+        return
+    energy.sampled = True
+    for row in ledger.query(limit=SAMPLE, **filters):
+        energy.sources[row.energy_source] = energy.sources.get(row.energy_source, 0) + 1
+
+
+def _uncertain(bill: Bill) -> None:
+    """The inputs that may be otherwise, and what that does to the sums."""
+    terms, inputs = bill.terms, dict(bill.terms.inputs)
+    hours: dict[str, float] = {}
+    for key, members in _assumed_prices(bill.prices).items():
+        total = sum(price.hours for price in members)
+
+        def mean(name: str, members: list[Price] = members, total: float = total) -> float:
+            return sum(price.hours * float(getattr(price, name)) for price in members) / total
+
+        source = members[0].source if len(members) == 1 else f"{len(members)} prices of that kind"
+        inputs[key] = Figure(
+            key, mean("price"), mean("low"), mean("high"), "USD/h", source, "", "assumption"
+        )
+        hours[key] = total
+    energy = bill.energy
+    kwh = [joules / 3.6e6 for joules in (energy.low, energy.joules, energy.high)]
+    if kwh[0] < kwh[1] or kwh[1] < kwh[2]:
+        low, value, high = min(kwh[:2]), kwh[1], max(kwh[1:])
+        source = "the ledger's own ranges"
+        inputs["energy"] = Figure("energy", value, low, high, "kWh", source, "", "assumption")
+    bill.inputs = {key: inputs[key] for key in inputs}
+    bill.people = people_cost(terms, {key: entry.value for key, entry in inputs.items()})
+    bill.costs = {key: inputs[key].value for key in terms.costs}
+    model = _Model(bill)
+    uncertain = {key: entry for key, entry in inputs.items() if entry.low < entry.high}
+    if uncertain and bill.rows:
+        bill.spread = monte_carlo(inputs, model, count=DRAWS)
+        bill.swings = tornado(inputs, model, "full")
+
+
+def _price_key(price: Price) -> str:
+    kind = "assumed" if price.source.startswith("assumption") else "catalog"
+    return f"price.{price.device} ({kind})"
+
+
+def _assumed_prices(prices: Sequence[Price]) -> dict[str, list[Price]]:
+    """Prices with a range, those of one device and kind together: they err together."""
+    found: dict[str, list[Price]] = {}
+    for price in prices:
+        if price.low < price.high and price.hours:
+            found.setdefault(_price_key(price), []).append(price)
+    return found
+
+
+class _Model:
+    """Headline, full cost, ratio and energy by values of the inputs."""
+
+    def __init__(self, bill: Bill) -> None:
+        self._bill = bill
+        self._headline: dict[str, float] = {}
+        self._rated: dict[str, float] = {}
+        self._fixed = [0.0, 0.0]  # of the headline and of what is metered
+        for price in bill.prices:
+            key = _price_key(price)
+            if key in bill.inputs and price.low < price.high:
+                weight = price.price / bill.inputs[key].value if bill.inputs[key].value else 1.0
+                self._add(self._headline, key, price.headline_hours * weight)
+            else:
+                weight = 0.0
+                self._fixed[0] += price.headline_hours * price.price
+            rate = bill.terms.rate(price.device)
+            if rate:
+                self._add(self._rated, rate, price.hours)
+            elif weight:
+                self._add(self._rated, key, price.hours * weight)
+            else:
+                self._fixed[1] += price.hours * price.price
+
+    @staticmethod
+    def _add(sums: dict[str, float], key: str, value: float) -> None:
+        sums[key] = sums.get(key, 0.0) + value
+
+    def __call__(self, values: dict[str, float]) -> Mapping[str, float]:
+        headline = self._fixed[0] + sum(values[k] * h for k, h in self._headline.items())
+        full = self._fixed[1] + sum(values[k] * h for k, h in self._rated.items())
+        full += people_cost(self._bill.terms, values)
+        full += sum(values[key] for key in self._bill.terms.costs)
+        out = {"headline": headline, "full": full}
+        if headline:
+            out["ratio"] = full / headline
+        if "energy" in values:
+            out["energy"] = values["energy"]
+        return out

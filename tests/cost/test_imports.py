@@ -1,0 +1,241 @@
+"""Imports of tables of one's own; prices, zones, durations, hostile cells, bytes of any kind."""
+
+import csv
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benthic.cost.catalog import load
+from benthic.cost.imports import Found, RecordError, kinds, read
+from benthic.cost.imports.times import span
+from benthic.cost.ledger import Entry, Ledger, external_id
+
+
+def put(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def one(found: Found) -> Entry:
+    (entry,) = found.entries
+    return entry
+
+
+def own(tmp_path: Path, *rows: str, header: str = "run,started,hours,gpus,device") -> Path:
+    return put(tmp_path / "own.csv", "\n".join((header, *rows)) + "\n")
+
+
+def test_own_table_becomes_rows_of_the_ledger(tmp_path: Path) -> None:
+    path = own(
+        tmp_path,
+        "base,2025-03-17T10:00Z,2.5,8,NVIDIA H100 80GB HBM3,$2.50,final,done,moe,ada,first",
+        "bad,2025-03-18T10:00Z,1,,,,ablation,crashed,moe,ada,",
+        header="Run,Started,Hours,GPUs,Device,Price per hour,Purpose,Status,Project,User,Note",
+    )
+    found = read(path, timezone="UTC")
+    first, second = found.entries
+    assert (first.name, first.device, first.count, first.gpus) == ("base", "H100-SXM", 8, 8)
+    assert (first.started, first.seconds) == (1742205600, 9000)
+    assert first.ended == first.started + 9000 == first.heartbeat
+    assert (first.price_per_hour, first.price_source) == (2.5, "table file")
+    assert (first.purpose, first.status, first.project) == ("pretrain", "done", "moe")
+    assert (first.user, first.note, first.source) == ("ada", "first", "import:table")
+    assert (second.purpose, second.status, second.count) == ("ablation", "failed", 1)
+    assert (second.price_per_hour, second.note) == (0, "no price")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.add(found.entries) == (2, 0)
+        assert ledger.add(read(path, timezone="UTC").entries) == (0, 2)
+        (group,) = ledger.groups(project="moe", purpose="pretrain")
+    assert group.dollars == pytest.approx(2.5 * 2.5 * 8)
+
+
+def test_overlapping_export_copied_elsewhere_adds_only_what_is_new(tmp_path: Path) -> None:
+    first = own(tmp_path, "a,2025-03-17 10:00,1,1,", "b,2025-03-17 12:00,1,1,")
+    later = put(tmp_path / "x" / "other.csv", first.read_text() + "c,2025-03-18 10:00,1,1,\n")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.add(read(first, price=2, timezone="UTC").entries) == (2, 0)
+        # Neither the zone nor a price given later makes another row of the same work.
+        assert ledger.add(read(later, price=3, timezone="Asia/Tokyo").entries) == (1, 2)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_columns_are_known_by_many_names(tmp_path: Path, separator: str) -> None:
+    names = ["JOB NAME", "start_time", "Elapsed", "GPU Count", "gpu type"]
+    cells = ["x", "2025-03-17 10:00+01:00", "1-02:00:00", "4", "A100"]
+    path = put(tmp_path / "t.csv", "\ufeff" + "\n".join(map(separator.join, (names, cells))))
+    entry = one(read(path))
+    assert (entry.seconds, entry.count, entry.device) == (26 * 3600, 4, "A100-SXM4-80GB")
+    assert entry.started == 1742202000
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "seconds"),
+    [
+        ("run,started,gpu_hours,gpus", "a,2025-03-17,16,8", 7200),
+        ("run,started,duration", "a,2025-03-17,1h 30m", 5400),
+        ("run,started,minutes", "a,2025-03-17,90", 5400),
+        ("run,started,ended", "a,2025-03-17 10:00,2025-03-17 11:30", 5400),
+        ("run,started,seconds", "a,1742205600,5400", 5400),
+        ("run,started,seconds", "a,1742205600000,5400", 5400),
+    ],
+)
+def test_durations(tmp_path: Path, header: str, row: str, seconds: float) -> None:
+    assert one(read(own(tmp_path, row, header=header), timezone="UTC")).seconds == seconds
+
+
+@given(st.integers(0, 10**8), st.sampled_from([0, 1, 2]))
+def test_a_duration_written_out_is_read_back(seconds: int, form: int) -> None:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    text = (
+        str(seconds),
+        f"{days}-{hours:02}:{minutes:02}:{rest:02}",
+        f"{days}d {hours}h {minutes}m {rest}s",
+    )[form]
+    assert span(text, "x") == seconds
+
+
+def test_the_price_is_the_callers_then_the_files_then_the_catalogs(tmp_path: Path) -> None:
+    path = own(
+        tmp_path,
+        "a,2025-03-17,1,1,H100,2.5",
+        "b,2025-03-17,1,1,H100,",
+        "c,2025-03-17,1,1,abacus,",
+        header="run,started,hours,gpus,device,price",
+    )
+    assert [e.price_per_hour for e in read(path, price=4, timezone="UTC").entries] == [4, 4, 4]
+    found = read(path, timezone="UTC")
+    rent = load().rent("H100", "2025-03-17").value
+    assert [e.price_per_hour for e in found.entries] == [2.5, rent, 0]
+    assert found.entries[1].price_source.startswith("catalog: rent of H100-SXM at 2025-03-17")
+    assert found.entries[2].note == "no price for this device"
+    assert any("catalog's rents" in line for line in found.assumed)
+    assert any("count 0 dollars" in line for line in found.assumed)
+
+
+def test_zones(tmp_path: Path) -> None:
+    path = own(tmp_path, "a,2025-03-17 10:00,1,1,H100")
+    utc = one(read(path, timezone="UTC"))
+    berlin = one(read(path, timezone="Europe/Berlin"))
+    assert utc.started - berlin.started == 3600
+    assert utc.external == berlin.external
+    assert one(read(path, timezone="+05:30")).started == utc.started - 5.5 * 3600
+    assert any("give --timezone" in line for line in read(path).assumed)
+    with pytest.raises(RecordError, match=r"Europe/Berlin, UTC or \+02:00"):
+        read(path, timezone="Middle/Earth")
+
+
+def test_hours_that_clocks_skip_or_pass_twice(tmp_path: Path) -> None:
+    path = own(tmp_path, "a,2025-03-30 02:30,1,1,H100")
+    with pytest.raises(RecordError, match=r"row 2: .* does not exist in Europe/Berlin"):
+        read(path, timezone="Europe/Berlin")
+    found = read(own(tmp_path, "a,2025-10-26 02:30,1,1,H100"), timezone="Europe/Berlin")
+    assert one(found).started == 1761438600  # 00:30 UTC, summer time
+    assert any("went back" in line for line in found.assumed)
+    # An end after the change is an end, whatever its hour.
+    path = own(tmp_path, "a,2025-10-26 01:00,2025-10-26 04:00", header="run,started,ended")
+    assert one(read(path, timezone="Europe/Berlin")).seconds == 4 * 3600
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "match"),
+    [
+        ("run,hours", "a,1", "no column that says when|of no tool"),
+        ("run,started", "a,2025-03-17", "of no tool known here.*seconds"),
+        ("started,hours", "2025-03-17,1", "no column that names a run: add one of run"),
+        ("run,started,hours,Hours", "a,2025-03-17,1,2", "two columns that mean 'Hours'"),
+        ("run,started,hours", "a,03/04/2025,1", "row 2: '03/04/2025' is no time"),
+        ("run,started,hours", "a,2025-02-30,1", "is no time"),
+        ("run,started,hours", "a,1970-01-02,1", "not between 1990 and now"),
+        ("run,started,hours", "a,2999-01-01,1", "not between 1990 and now"),
+        ("run,started,hours", "a,2025-03-17,-1", "hours is -1, below 0"),
+        ("run,started,hours", "a,2025-03-17,nan1", "is no duration"),
+        ("run,started,hours", "a,2025-03-17,1e300", "not 0 to ten years"),
+        ("run,started,duration", "a,2025-03-17,90", "without a unit"),
+        ("run,started,ended", "a,2025-03-17,2025-03-16", "86,400 seconds before it started"),
+        ("run,started,seconds,ended", "a,2025-03-17,9e4,2025-03-18", "longer than from its start"),
+        ("run,started,hours,gpus", "a,2025-03-17,1,2.5", "whole number"),
+        ("run,started,hours,gpus", "a,2025-03-17,1,99999999999", "devices are not from"),
+        ("run,started,hours,price", "a,2025-03-17,1,-2", "the price is -2"),
+        ("run,started,hours,price", "a,2025-03-17,1,1e9", "not in US dollars"),
+        ("run,started,hours,price", "a,2025-03-17,1,2000000", "0 to 1e\\+06"),
+        ("run,started,hours,price", "a,2025-03-17,1,2.5 EUR", "two currencies do not add"),
+        ("run,started,hours,price", "a,2025-03-17,1,\u20ac2", "two currencies do not add"),
+        ("run,started,hours,price_eur", "a,2025-03-17,1,2", "two currencies do not add"),
+        ("run,started,hours,currency", "a,2025-03-17,1,CNY", "is in CNY: two currencies"),
+        ("run,started,hours,purpose", "a,2025-03-17,1,fun", "'fun' is no purpose: choose one of"),
+        ("run,started,hours,status", "a,2025-03-17,1,odd", "'odd' is no status"),
+        ("run,started,hours", "a,2025-03-17,1,extra", "row 2 has 4 cells for 3 columns"),
+        ("run,started,hours", "a\0,2025-03-17,1", "is no text in row 2"),
+        ("run,started,hours", 'a,"' + "x" * 200_000 + '",1', "cannot be read as CSV.*field"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(tmp_path: Path, header: str, row: str, match: str) -> None:
+    path = own(tmp_path, row, header=header)
+    with pytest.raises(RecordError, match=match) as caught:
+        read(path, timezone="UTC")
+    text = str(caught.value)
+    assert str(path) in text or "own.csv" in text
+    assert "\n" not in text and len(text) < 700 and "\0" not in text
+
+
+def test_hostile_texts_are_kept_short_and_harmless(tmp_path: Path) -> None:
+    name = '=HYPERLINK("http://x")' + "\u202e" + "y" * 5000
+    path = put(tmp_path / "h.csv", "")
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["run", "started", "hours", "note"], [name, "2025-03-17", "1", "a\x1b[2Jb\nc"]]
+        )
+    entry = one(read(path, timezone="UTC"))
+    assert len(entry.name) == 200 and "\u202e" not in entry.name
+    assert "\x1b" not in entry.note and "\n" not in entry.note
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused_in_a_sentence(raw: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "f")
+        path.write_bytes(raw)
+        for kind in ("auto", *kinds()):
+            with suppress(RecordError):  # an empty file of events is one
+                assert not read(path, kind=kind, count=1).entries
+
+
+def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (tmp_path / "none.csv", loop, Path("/dev/null"), tmp_path):
+        with pytest.raises(RecordError):
+            read(path)
+    with pytest.raises(RecordError, match="UTF-8"):
+        path = tmp_path / "utf16.csv"
+        path.write_text("run,started,hours\na,2025-03-17,1\n", encoding="utf-16")
+        read(path)
+    for start, match in ((b"PK\x03\x04", "ZIP"), (b":W&B\xe1\xbe\0", "CSV export")):
+        (tmp_path / "f").write_bytes(start + bytes(20))
+        with pytest.raises(RecordError, match=match):
+            read(tmp_path / "f")
+    for terms, match in (
+        ({"price": float("nan")}, "--price is nan"),
+        ({"price": -1.0}, "--price is -1"),
+        ({"count": 0}, "--count is 0"),
+        ({"purpose": "fun"}, "--purpose is 'fun'"),
+        ({"kind": "excel"}, "--kind is 'excel'"),
+    ):
+        with pytest.raises(RecordError, match=match):
+            read(own(tmp_path, "a,2025-03-17,1,1,H100"), **terms)  # type: ignore[arg-type]
+
+
+def test_ids_of_parents_are_those_of_their_rows(tmp_path: Path) -> None:
+    entry = one(read(own(tmp_path, "a,2025-03-17,1,1,H100"), timezone="UTC"))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add([entry])
+        (row,) = ledger.query()
+    assert row.id == external_id(entry.external or "")

@@ -1,0 +1,201 @@
+"""Imports of Slurm's sacct and of Weights & Biases, its exports and its folders."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from benthic.cost.imports import Found, RecordError, read
+from benthic.cost.ledger import Entry
+
+SACCT = (
+    "JobID|JobName|User|Account|Partition|State|ElapsedRaw|Start|End|AllocTRES|AllocCPUS|"
+    "ConsumedEnergyRaw|ExitCode\n"
+)
+WANDB = (
+    '"Name","ID","State","Notes","User","Tags","Created","Runtime","Sweep","GPU Count","GPU Type",'
+    '"name"\n'
+)
+
+
+def put(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def one(found: Found) -> Entry:
+    (entry,) = found.entries
+    return entry
+
+
+def slurm(tmp_path: Path, *rows: str) -> Path:
+    return put(tmp_path / "jobs.txt", SACCT + "\n".join(rows) + "\n")
+
+
+def job(
+    name: str = "7", *, state: str = "COMPLETED", seconds: object = 3600, tres: str = ""
+) -> str:
+    tres = tres or "billing=8,cpu=96,gres/gpu:h100=8,gres/gpu=8,mem=1T,node=1"
+    return (
+        f"{name}|train|ada|lab|gpu|{state}|{seconds}|2025-03-17T10:00:00|2025-03-17T11:00:00|"
+        f"{tres}|96||0:0"
+    )
+
+
+def test_slurm_bills_allocations_once(tmp_path: Path) -> None:
+    path = slurm(
+        tmp_path,
+        job("7"),
+        job("7.batch"),
+        job("7.extern"),
+        job("7.0"),
+        job("8_1", state="CANCELLED by 1000", seconds=1800),
+        job("8_2", state="OUT_OF_MEMORY", tres="cpu=4,gres/gpu:a100=2,node=1"),
+        job("9", tres="cpu=4,gres/gpu:a100=2,gres/gpu:v100=1,gres/gpu=4"),
+        job("10", tres="cpu=16,mem=64G,node=1"),
+        job("11", state="RUNNING"),
+        job("12", state="PENDING", seconds=0),
+        job("13.0"),
+    )
+    found = read(path, timezone="UTC")
+    assert [(e.run, e.device, e.count, e.status) for e in found.entries] == [
+        ("sacct:7", "H100-SXM", 8, "done"),
+        ("sacct:8_1", "H100-SXM", 8, "interrupted"),
+        ("sacct:8_2", "A100-SXM4-80GB", 2, "failed"),
+        ("sacct:9", "A100-SXM4-80GB", 2, "done"),
+        ("sacct:9", "V100-SXM2-32GB", 1, "done"),
+        ("sacct:9", "unknown", 1, "done"),
+        ("sacct:10", "CPU", 1, "done"),
+    ]
+    assert [e.seconds for e in found.entries[:2]] == [3600, 1800]
+    assert found.entries[0].user == "ada" and found.entries[0].project == "lab"
+    assert found.entries[-1].price_per_hour == 0 and "held no GPU" in found.entries[-1].note
+    assert any(line.startswith("2 left out, they have not ended") for line in found.left_out)
+    assert any("only their steps" in line and "13" in line for line in found.left_out)
+    assert len({e.external for e in found.entries}) == len(found.entries)
+
+
+def test_slurm_price_is_of_gpus(tmp_path: Path) -> None:
+    path = slurm(tmp_path, job("1"), job("2", tres="cpu=16,node=1"))
+    assert [e.price_per_hour for e in read(path, price=2).entries] == [2, 0]
+    assert [e.price_per_hour for e in read(path, price=0.04, device="core").entries] == [0.04] * 2
+
+
+def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
+    again = job("7", state="REQUEUED").replace("T10:", "T08:").replace("T11:", "T09:")
+    found = read(slurm(tmp_path, again, job("7"), job("7")), timezone="UTC")
+    assert [e.status for e in found.entries] == ["interrupted", "done"]
+    assert any("holds them twice" in line for line in found.left_out)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("JobID|State|Start\n1|COMPLETED|2025-03-17T10:00:00\n", "no column ElapsedRaw"),
+        (
+            "JobID|State|Start|ElapsedRaw\n1|COMPLETED|2025-03-17T10:00:00|5\n",
+            "no column AllocTRES",
+        ),
+        ("JobID           JobName  Partition\n------- ----- ----\n", "--parsable2"),
+        (SACCT + job(seconds="soon"), "is no duration"),
+        (SACCT + job() + "|x|y", "15 cells for 13 columns"),
+        (SACCT + job("").lstrip(), "has no JobID"),
+    ],
+)
+def test_bad_sacct_is_one_sentence(tmp_path: Path, text: str, match: str) -> None:
+    with pytest.raises(RecordError, match=match):
+        read(put(tmp_path / "s.txt", text))
+
+
+def test_wandb_export(tmp_path: Path) -> None:
+    rows = (
+        '"base","abc1","finished","-","ada","final","2025-03-17T10:00:00.000Z","3600","","8",'
+        '"NVIDIA H100 80GB HBM3","in the config"\n'
+        '"try","abc2","crashed","","ada","","2025-03-17T10:00:00.000Z","60","sw1","8","",""\n'
+        '"off","abc3","killed","","bob","a, eval","2025-03-17T10:00:00.000Z","1h 1m","","","",""\n'
+        '"now","abc4","running","","bob","","2025-03-17T10:00:00.000Z","60","","","",""\n'
+    )
+    found = read(put(tmp_path / "w.csv", WANDB + rows), price=2)
+    assert [(e.name, e.status, e.purpose, e.seconds) for e in found.entries] == [
+        ("base", "done", "pretrain", 3600),
+        ("try", "failed", "ablation", 60),
+        ("off", "interrupted", "evaluation", 3660),
+    ]
+    assert found.entries[0].device == "H100-SXM" and found.entries[0].count == 8
+    assert found.left_out == ["1 left out, they have not ended (now): export again when they have."]
+    bad = put(tmp_path / "b.csv", WANDB.replace('"Runtime"', '"Steps"') + rows)
+    with pytest.raises(RecordError, match="no column 'Runtime'"):
+        read(bad, kind="wandb")
+
+
+def test_wandb_rows_of_the_api_have_the_key_of_the_export(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": "abc1",
+            "display_name": "base",
+            "state": "failed",
+            "created_at": "2025-03-17T10:00:00",
+            "summary": {"_runtime": 3600.5, "_wandb": {"runtime": 3600}},
+            "user": {"username": "ada"},
+            "tags": ["rl"],
+        }
+    ]
+    entry = one(read(put(tmp_path / "w.json", json.dumps(rows))))
+    assert (entry.seconds, entry.user, entry.purpose, entry.status) == (3600, "ada", "rl", "failed")
+    text = WANDB + '"base","abc1","failed","","","","2025-03-17T10:00:00.000Z","3600","","","",""\n'
+    assert entry.external == one(read(put(tmp_path / "w.csv", text))).external
+
+
+def folder(root: Path, run: str, meta: dict[str, object], summary: object) -> Path:
+    files = root / "wandb" / f"run-20250317_110000-{run}" / "files"
+    put(files / "wandb-metadata.json", json.dumps(meta))
+    put(files / "wandb-summary.json", json.dumps(summary))
+    return files
+
+
+def test_wandb_folders(tmp_path: Path) -> None:
+    meta = {"startedAt": "2025-03-17T10:00:00.123456", "gpu": "NVIDIA H100 80GB HBM3"}
+    meta |= {"gpu_count": 8, "username": "ada", "host": "n1", "program": "t.py"}
+    folder(
+        tmp_path, "one", meta | {"args": ["--api_key=s3", "--lr", "1"]}, {"_wandb": {"runtime": 60}}
+    )
+    folder(tmp_path, "two", meta, {"_runtime": 30.5, "_timestamp": 1742205630.5})
+    folder(tmp_path, "three", meta, {"loss": 1})
+    (tmp_path / "wandb" / "latest-run").symlink_to(tmp_path / "wandb")
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
+    folder(tmp_path, "four", meta | {"startedAt": started}, {"_runtime": 50})
+    found = read(tmp_path / "wandb")
+    assert [(e.name, e.seconds, e.status) for e in found.entries] == [
+        ("one", 60, "done"),
+        ("two", 30.5, "interrupted"),
+    ]
+    first = found.entries[0]
+    assert (first.started, first.count, first.host) == (1742205600.123456, 8, "n1")
+    assert first.command == "t.py --api_key=*** --lr 1"
+    assert len(found.left_out) == 2 and any("may still run" in line for line in found.left_out)
+    copy = tmp_path / "elsewhere"
+    os.rename(tmp_path / "wandb" / "run-20250317_110000-one", copy)
+    assert len(read(tmp_path / "wandb").entries) == 1
+
+
+@pytest.mark.parametrize(
+    ("meta", "summary", "match"),
+    [
+        ("[1]", "{}", "is not a JSON object"),
+        ("{", "{}", "is not valid JSON"),
+        ("[" * 100_000, "{}", "is not valid JSON"),
+        ('{"startedAt": "soon"}', '{"_runtime": 1}', "is no time"),
+        ('{"startedAt": "2025-03-17T10:00:00"}', '{"_runtime": NaN}', "nan seconds"),
+        ('{"startedAt": "2025-03-17T10:00:00"}', '{"_runtime": -5}', "below 0"),
+        ('{"startedAt": "2025-03-17T10:00:00"}', '{"_runtime": 1e12}', "ten years"),
+    ],
+)
+def test_bad_wandb_folders(tmp_path: Path, meta: str, summary: str, match: str) -> None:
+    files = folder(tmp_path, "x", {}, {})
+    put(files / "wandb-metadata.json", meta)
+    put(files / "wandb-summary.json", summary)
+    with pytest.raises(RecordError, match=match):
+        read(tmp_path)
