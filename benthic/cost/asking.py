@@ -191,7 +191,10 @@ def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
         numbers["active"] = units.count(numbers["active"], "active", low=1e3, high=1e16)
     if not numbers:
         numbers = {"params": 1e9}  # each size that is tried takes its place
-    made, said = from_numbers(**numbers)
+    called = asked.numbers.get("params", "").strip().upper()
+    if called and "active" in numbers:
+        called += f", {asked.numbers['active'].strip().upper()} active"
+    made, said = from_numbers(**numbers, name=called)
     return made, False, said
 
 

@@ -23,6 +23,7 @@ MEASURED = 1.1  # P90 over P50 of a run whose rate was measured: an assumption
 FAILURES = ("gpu_mtbf", "checkpoint_seconds", "restart_seconds")
 MOST_GPUS = 1 << 18
 _FEW_STEPS = 100
+_STATE = 12.0  # bytes a parameter of AdamW's moments and master copy, sharded over all GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +196,20 @@ def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
 def held(question: Question, catalog: Catalog, gpus: int) -> Basis:
     """On so many GPUs, or on as many more as it takes to hold the network."""
     gpu = catalog.gpu(question.gpu)
-    while True:
+    if question.layout is None:
+        least = _STATE * parameters(question.shape)["total_with_mtp"] / usable(gpu)
+        gpus = max(gpus, nodes(least, gpu))
+    while gpus <= MOST_GPUS:
         try:
             return basis(question, catalog, gpus)
         except CostError:
-            if question.layout is not None or gpus >= MOST_GPUS:
+            if question.layout is not None:
                 raise
             gpus = nodes(2 * gpus, gpu)
+    raise CostError(
+        f"no number of {gpu.name} up to {MOST_GPUS:,} holds {question.shape.name} and shares the "
+        "batch: take a GPU with more memory, or raise --batch-tokens"
+    )
 
 
 def nodes(gpus: float, gpu: Gpu) -> int:

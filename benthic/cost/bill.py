@@ -12,16 +12,16 @@ over nothing. Amounts are floats; `rounded` writes them so that the steps add up
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from benthic.cost.bill_terms import Terms, people_cost, price_range, with_days
 from benthic.cost.catalog import CostError, Figure
 from benthic.cost.entries import Filters, Group, label
 from benthic.cost.ledger import Ledger
-from benthic.cost.spread import Spread, Swing, monte_carlo, tornado
+from benthic.cost.spread import Spread, Swing
 from benthic.cost.units import duration
 
 FINAL = ("pretrain", "context", "post-train", "rl")
@@ -30,7 +30,6 @@ STEPS = (  # what an hour beyond the headline went to, in the order they are tol
     *("lost", "failed", "running", "ablation", "evaluation", "data", "other", "serving", "chat"),
     "idle",
 )
-DRAWS = 2000
 LARGEST = 10  # runs, users and projects told by name
 EXACT = 100_000  # rows up to which sources of energy are summed, which reads the whole file
 SAMPLE = 1_000  # newest rows that are looked at beyond
@@ -147,12 +146,12 @@ class Bill:
     plans: list[Held] = field(default_factory=list)
     energy: Energy = field(default_factory=Energy)
     gpu_hours: float = 0.0
-    """accelerator-hours of rows that know how busy those were"""
+    """accelerator-hours of work that knows how busy those were"""
     gpu_hours_busy: float = 0.0
     people: float = 0.0
     costs: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, Figure] = field(default_factory=dict)
-    """what is uncertain or assumed, by key"""
+    """what is uncertain or assumed, by key; these three by `bill_spread.weigh`"""
     spread: dict[str, Spread] = field(default_factory=dict)
     swings: list[Swing] = field(default_factory=list)
 
@@ -213,7 +212,7 @@ def moment(text: str | None, now: float) -> float | None:
 
 def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
-    given = Filters(**{key: value for key, value in filters.items() if value is not None})  # type: ignore[typeddict-item]
+    given = _with({}, **filters)
     groups = ledger.groups(_KEYS, **given)
     bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
     resumed = dict(_resumed(ledger, given, groups))
@@ -225,11 +224,12 @@ def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
         bill.ended = max(group.ended for group in groups)
     bill.prices = sorted(prices.values(), key=lambda p: (-p.hours * p.price, -p.hours, p.device))
     bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
+    inputs = bill.terms.inputs
+    bill.people = people_cost(bill.terms, {key: entry.value for key, entry in inputs.items()})
+    bill.costs = {key: inputs[key].value for key in bill.terms.costs}
     _runs(bill, ledger, given)
     bill.plans = list(_plans(ledger, given))
-    bill.energy.kinds, bill.energy.sources = {}, {}
     _energy_sources(bill, ledger, given)
-    _uncertain(bill)
     return bill
 
 
@@ -245,10 +245,10 @@ def _resumed(
                 for g in groups
             ):
                 continue
-            only = Filters(**{**filters, "purpose": purpose, "status": status})
+            only = _with(filters, purpose=purpose, status=status)
             if _excluded(filters, only):
                 continue
-            done = Filters(**{**only, "status": "done"})
+            done = _with(only, status="done")
             ended = {g.key["run"]: g.ended for g in ledger.groups(("run",), **done)}
             sums: dict[tuple[Any, ...], tuple[float, float]] = {}
             for group in ledger.groups((*_KEYS, "run"), **only):
@@ -260,6 +260,12 @@ def _resumed(
                         seconds + group.device_seconds_kept,
                     )
             yield from sums.items()
+
+
+def _with(filters: Filters, **changes: Any) -> Filters:
+    """The filters with changes; none takes one away."""
+    merged = {**filters, **changes}
+    return cast(Filters, {name: value for name, value in merged.items() if value is not None})
 
 
 def _excluded(filters: Filters, only: Filters) -> bool:
@@ -315,8 +321,9 @@ def _count(
     bill.energy.joules += group.joules
     bill.energy.low += group.joules_low
     bill.energy.high += group.joules_high
-    bill.gpu_hours += group.gpu_seconds / 3600
-    bill.gpu_hours_busy += group.gpu_seconds_busy / 3600
+    if purpose != "idle":
+        bill.gpu_hours += group.gpu_seconds / 3600
+        bill.gpu_hours_busy += group.gpu_seconds_busy / 3600
 
 
 def _step(purpose: str, status: str, final: bool) -> str:
@@ -351,10 +358,9 @@ def _runs(bill: Bill, ledger: Ledger, filters: Filters) -> None:
 
 def _plans(ledger: Ledger, filters: Filters) -> Iterator[Held]:
     """Plans of runs that are in the ledger; a document of another program is passed over."""
-    only = Filters(**{key: value for key, value in filters.items() if key != "purpose"})  # type: ignore[typeddict-item]
     for run, document in ledger.plans().items():
         amount, running = Amount(), False
-        for group in ledger.groups(("purpose", "status"), **Filters(**{**only, "run": run})):
+        for group in ledger.groups(("purpose", "status"), **_with(filters, run=run)):
             if group.key["purpose"] in (*FINAL, "ablation", "other"):
                 amount.add(group.dollars, group.device_seconds / 3600, group.rows)
                 running |= group.key["status"] == "running"
@@ -395,89 +401,3 @@ def _energy_sources(bill: Bill, ledger: Ledger, filters: Filters) -> None:
     energy.sampled = True
     for row in ledger.query(limit=SAMPLE, **filters):
         energy.sources[row.energy_source] = energy.sources.get(row.energy_source, 0) + 1
-
-
-def _uncertain(bill: Bill) -> None:
-    """The inputs that may be otherwise, and what that does to the sums."""
-    terms, inputs = bill.terms, dict(bill.terms.inputs)
-    hours: dict[str, float] = {}
-    for key, members in _assumed_prices(bill.prices).items():
-        total = sum(price.hours for price in members)
-
-        def mean(name: str, members: list[Price] = members, total: float = total) -> float:
-            return sum(price.hours * float(getattr(price, name)) for price in members) / total
-
-        source = members[0].source if len(members) == 1 else f"{len(members)} prices of that kind"
-        inputs[key] = Figure(
-            key, mean("price"), mean("low"), mean("high"), "USD/h", source, "", "assumption"
-        )
-        hours[key] = total
-    energy = bill.energy
-    kwh = [joules / 3.6e6 for joules in (energy.low, energy.joules, energy.high)]
-    if kwh[0] < kwh[1] or kwh[1] < kwh[2]:
-        low, value, high = min(kwh[:2]), kwh[1], max(kwh[1:])
-        source = "the ledger's own ranges"
-        inputs["energy"] = Figure("energy", value, low, high, "kWh", source, "", "assumption")
-    bill.inputs = {key: inputs[key] for key in inputs}
-    bill.people = people_cost(terms, {key: entry.value for key, entry in inputs.items()})
-    bill.costs = {key: inputs[key].value for key in terms.costs}
-    model = _Model(bill)
-    uncertain = {key: entry for key, entry in inputs.items() if entry.low < entry.high}
-    if uncertain and bill.rows:
-        bill.spread = monte_carlo(inputs, model, count=DRAWS)
-        bill.swings = tornado(inputs, model, "full")
-
-
-def _price_key(price: Price) -> str:
-    kind = "assumed" if price.source.startswith("assumption") else "catalog"
-    return f"price.{price.device} ({kind})"
-
-
-def _assumed_prices(prices: Sequence[Price]) -> dict[str, list[Price]]:
-    """Prices with a range, those of one device and kind together: they err together."""
-    found: dict[str, list[Price]] = {}
-    for price in prices:
-        if price.low < price.high and price.hours:
-            found.setdefault(_price_key(price), []).append(price)
-    return found
-
-
-class _Model:
-    """Headline, full cost, ratio and energy by values of the inputs."""
-
-    def __init__(self, bill: Bill) -> None:
-        self._bill = bill
-        self._headline: dict[str, float] = {}
-        self._rated: dict[str, float] = {}
-        self._fixed = [0.0, 0.0]  # of the headline and of what is metered
-        for price in bill.prices:
-            key = _price_key(price)
-            if key in bill.inputs and price.low < price.high:
-                weight = price.price / bill.inputs[key].value if bill.inputs[key].value else 1.0
-                self._add(self._headline, key, price.headline_hours * weight)
-            else:
-                weight = 0.0
-                self._fixed[0] += price.headline_hours * price.price
-            rate = bill.terms.rate(price.device)
-            if rate:
-                self._add(self._rated, rate, price.hours)
-            elif weight:
-                self._add(self._rated, key, price.hours * weight)
-            else:
-                self._fixed[1] += price.hours * price.price
-
-    @staticmethod
-    def _add(sums: dict[str, float], key: str, value: float) -> None:
-        sums[key] = sums.get(key, 0.0) + value
-
-    def __call__(self, values: dict[str, float]) -> Mapping[str, float]:
-        headline = self._fixed[0] + sum(values[k] * h for k, h in self._headline.items())
-        full = self._fixed[1] + sum(values[k] * h for k, h in self._rated.items())
-        full += people_cost(self._bill.terms, values)
-        full += sum(values[key] for key in self._bill.terms.costs)
-        out = {"headline": headline, "full": full}
-        if headline:
-            out["ratio"] = full / headline
-        if "energy" in values:
-            out["energy"] = values["energy"]
-        return out

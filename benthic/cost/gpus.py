@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _visible(environ: Mapping[str, str]) -> list[str] | None:
 
 def _by_library(visible: Sequence[str] | None) -> Gpus | None:
     try:
-        import pynvml
+        pynvml: Any = import_module("pynvml")
     except ImportError:
         return None
     try:

@@ -180,13 +180,13 @@ def _rent(name: str, *, named: bool) -> tuple[float, str, str]:
         figure = load().rent(name)
     except CostError as error:
         if named:
-            raise ValueError(f"{error}; or give --price") from error
+            raise ValueError(f"{error}; or give a price") from error
         price, source = _assumed()
         return (
             price,
             f"{source}; the catalog has no rent for {name}",
             f"the catalog has no rent for {name}, so it is billed at ${price:g}/h, which is what a "
-            "small machine costs: give --price, or amend price_per_hour of the row later",
+            "small machine costs: give a price, or amend price_per_hour of the row later",
         )
     spread = f" ({figure.low:g} to {figure.high:g})" if figure.low < figure.high else ""
     return figure.value, f"catalog: {figure.key}{spread}, {figure.date}, {figure.source}", ""
@@ -233,4 +233,6 @@ def _within(name: str, value: float | None, low: float, high: float, what: str) 
 def _whole(environ: Mapping[str, str], name: str, low: int = 1) -> int | None:
     """A whole number of the environment; None where there is none, or no such."""
     text = environ.get(name, "").strip()
-    return int(text) if text.isascii() and text.isdigit() and low <= int(text) <= MAX_COUNT else None
+    return (
+        int(text) if text.isascii() and text.isdigit() and low <= int(text) <= MAX_COUNT else None
+    )

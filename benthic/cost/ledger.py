@@ -259,8 +259,7 @@ class Ledger:
                 "WHERE NOT EXISTS (SELECT 1 FROM entries WHERE external = :external)",
                 rows,
             ).rowcount
-        added = max(added, 0)
-        return added, len(rows) - added
+        return max(added, 0), len(rows) - max(added, 0)
 
     def amend(
         self, entry_id: str, field: str, value: str | int | float, *, reason: str, author: str = ""
@@ -347,12 +346,10 @@ class Ledger:
 
     def _outer(self) -> str | None:
         """The row of the meter that this process runs under, if it is open and in this file."""
-        outer = os.environ.get("BENTHIC_METER")
-        if not outer:
-            return None
         with self._in_words():
             row = self._connection.execute(
-                "SELECT id FROM entries WHERE id = ? AND ended IS NULL", (clean(outer),)
+                "SELECT id FROM entries WHERE id = ? AND ended IS NULL",
+                (clean(os.environ.get("BENTHIC_METER", "")),),
             ).fetchone()
         return row[0] if row else None
 

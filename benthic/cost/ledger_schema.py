@@ -134,6 +134,8 @@ def in_words(path: Path) -> Iterator[None]:
         yield
     except sqlite3.ProgrammingError:
         raise
+    except UnicodeDecodeError as error:  # of a name in a damaged file
+        raise LedgerError(f"the ledger {path} {_CAUSES[sqlite3.SQLITE_CORRUPT]}") from error
     except sqlite3.Error as error:
         full = getattr(error, "sqlite_errorcode", 0)
         if full == sqlite3.SQLITE_CONSTRAINT_TRIGGER:

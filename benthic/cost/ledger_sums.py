@@ -95,8 +95,9 @@ def select_rows(
     nested = ", ".join(f"COALESCE(i.{name}, 0.0)" for name in _NESTED)
     outer = "SELECT value AS parent FROM json_each(:ids)" if "ids" in values else _OUTER
     cursor = connection.execute(
-        f"WITH {_AMENDED}, {_INSIDE.format(outer=outer)} SELECT {now}, e.seconds, {nested}, a.fields "
-        "FROM entries AS e LEFT JOIN amended AS a ON a.number = e.rowid "
+        f"WITH {_AMENDED}, {_INSIDE.format(outer=outer)} "
+        f"SELECT {now}, e.seconds, {nested}, a.fields FROM entries AS e "
+        "LEFT JOIN amended AS a ON a.number = e.rowid "
         f"LEFT JOIN inside AS i ON i.number = e.rowid WHERE {where} "
         "ORDER BY e.started DESC, e.rowid DESC LIMIT :limit",
         values | {"limit": -1 if limit is None else limit},
@@ -124,8 +125,8 @@ def select_groups(
     net = ", ".join(f"{value} AS {name}" for name, value in _NET.items())
     outer = [f"{_OVER.get(name, 'SUM')}({name})" for name in _SUMS]
     rows = connection.execute(  # one statement, so both halves see the same moment
-        f"WITH {_AMENDED}, {_INSIDE.format(outer=_OUTER)}, {_SPECIAL} SELECT {', '.join([*by, *outer])} FROM ("
-        f"SELECT {_columns(inner, 'seconds')} "
+        f"WITH {_AMENDED}, {_INSIDE.format(outer=_OUTER)}, {_SPECIAL} "
+        f"SELECT {', '.join([*by, *outer])} FROM (SELECT {_columns(inner, 'seconds')} "
         f"FROM entries {'' if few else 'INDEXED BY entries_closed'} WHERE ended IS NOT NULL "
         f"AND rowid NOT IN (SELECT number FROM special) AND {where} {group} "
         f"UNION ALL SELECT {_columns(inner, 'recorded')} "

@@ -13,11 +13,18 @@ STARS = "***"
 LONGEST = 4000
 """characters of a command that are kept"""
 
-_ALWAYS = "password passwd passphrase pwd secret secrets credential credentials bearer authorization"
-_NAMES = frozenset(
-    f"{_ALWAYS} token auth apikey accesskey secretkey signature sig cookie pat jwt key".split()
+_ALWAYS = frozenset(
+    ("password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials")
 )
-_KEYS = frozenset("api access secret private auth account encryption license ssh x wandb".split())
+_OFTEN = frozenset(  # unless the value is a plain number
+    (
+        *("token", "auth", "authorization", "bearer", "apikey", "accesskey", "secretkey", "key"),
+        *("signature", "sig", "cookie", "pat", "jwt"),
+    )
+)
+_KEYS = frozenset(  # what makes a key of several words a secret: a sort-key is none
+    ("api", "access", "secret", "private", "auth", "account", "encryption", "license", "ssh", "x")
+)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _USER = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)([^\s/@:]*)(:[^\s/@]*)?@")
 _PAIR = re.compile(
@@ -76,8 +83,8 @@ def _named(match: re.Match[str]) -> str:
 def _secret(name: str, value: str) -> bool:
     """Whether what is called so is a secret: --hf-token is, --max-tokens and --sort-key are not."""
     words = [word.lower() for word in _WORD.findall(name)]
-    if not words or words[-1] not in _NAMES:
+    if not words or words[-1] not in _ALWAYS | _OFTEN:
         return False
-    if words[-1] == "key" and len(words) > 1:
-        return bool(_KEYS & set(words[:-1]))
-    return words[-1] in _ALWAYS.split() or not re.fullmatch(r"[\d.,]{1,8}", value)
+    if words[-1] == "key" and len(words) > 1 and not _KEYS & set(words[:-1]):
+        return False
+    return words[-1] in _ALWAYS or not re.fullmatch(r"[\d.,]{1,8}", value)

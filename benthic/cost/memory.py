@@ -17,7 +17,6 @@ from typing import Literal, get_args
 
 from benthic.cost.catalog import CostError, Gpu
 from benthic.cost.flops import cache_bytes
-from benthic.cost.held import Stage, activations, buffers, counted, in_flight, pipeline_of
 from benthic.cost.layout import (
     Layout,
     Recompute,
@@ -27,6 +26,7 @@ from benthic.cost.layout import (
     distance,
 )
 from benthic.cost.shape import Shape
+from benthic.cost.stage import Stage, activations, buffers, counted, in_flight, pipeline_of
 
 Optimizer = Literal["adamw", "adamw-bf16", "adamw-8bit", "muon"]
 Gradients = Literal["fp32", "bf16"]

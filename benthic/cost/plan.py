@@ -26,7 +26,9 @@ from benthic.cost.speed import Step, forward_flops_per_token
 from benthic.cost.spread import Spread, spread
 
 DRAWS = 2000
+_TOKENS = 1e12  # of a trial, whose hours and dollars are then scaled
 DAYS = 30.0  # that a run may take where nobody says how long or how many GPUs
+USUAL_MOST = 1 << 16  # GPUs where nobody says: no published run took more
 REACHED = 0.35  # of the peak: where the search for GPUs or sizes begins
 POWER = ("avg_power_fraction", "pue")
 TARIFF = "electricity_price"
@@ -75,7 +77,7 @@ def plan(question: Question, catalog: Catalog) -> Plan:
     """Answer the question; CostError with the remedy where it has no answer."""
     gpu = catalog.gpu(question.gpu)
     rent = rent_of(question, catalog, gpu)
-    notes = list(question.said)
+    notes = list[str]()
     if question.seq is None:
         seq = min(4096, question.shape.max_positions or 4096)
         notes.append(f"sequences of {seq:,} tokens, as most pretraining has; --seq sets others")
@@ -188,18 +190,20 @@ def _gpus_for(
     question: Question, catalog: Catalog, gpu: Gpu, rent: Figure, notes: list[str]
 ) -> Plan:
     """The fewest whole nodes that are done in the days, by P50."""
-    days = question.days
-    if days is None:
-        days = DAYS
-        notes.append(f"as many GPUs as finish in {DAYS:.0f} days; --count or --days sets it")
+    days, most = question.days or DAYS, MOST_GPUS
+    if question.days is None:
+        most = USUAL_MOST
+        notes.append(
+            f"as many GPUs as finish in {DAYS:.0f} days, {most:,} at most; --count or --days sets it"
+        )
     tokens = question.tokens or 0.0
     flops = 3 * forward_flops_per_token(question.shape, question.seq or 4096) * tokens
-    gpus = min(nodes(flops / (REACHED * gpu.peak * days * 86400), gpu), MOST_GPUS)
+    gpus = min(nodes(flops / (REACHED * gpu.peak * days * 86400), gpu), most)
     tried: dict[int, Basis] = {}
     for _ in range(12):
         known = held(question, catalog, gpus)
         tried[known.gpus] = known
-        gpus = min(nodes(known.hours.p50 / 24 / days, gpu), MOST_GPUS)
+        gpus = min(nodes(known.hours.p50 / 24 / days, gpu), most)
         if any(one <= gpus <= found.gpus for one, found in tried.items()) or gpus in tried:
             break
     in_time = [one for one in tried.values() if one.hours.p50 / one.gpus <= days * 24]
@@ -207,16 +211,17 @@ def _gpus_for(
         chosen = min(in_time, key=lambda one: one.gpus)
     else:
         chosen = min(tried.values(), key=lambda one: one.hours.p50 / one.gpus)
-        notes.append(f"no number of GPUs that was tried is done in {days:.3g} days by the median")
+        if question.days is not None:
+            notes.append("no number of GPUs that was tried is done in time by the median")
     return _answer(question, chosen, catalog, rent, notes, "gpus")
 
 
 def _tokens_for(
     question: Question, catalog: Catalog, gpu: Gpu, rent: Figure, notes: list[str]
 ) -> Plan:
-    """Tokens that the budget, or the days on so many GPUs, buy at P50; hours go with tokens."""
-    gpus, hours = means(question, gpu, rent, notes)
-    asked = replace(question, tokens=1e12)
+    """Tokens that the budget, or the days on so many GPUs, buy at P50: all goes with tokens."""
+    gpus, _ = means(question, gpu, rent, notes)
+    asked = replace(question, tokens=_TOKENS)
     if question.gpus is None and question.layout is None:
         known = held(asked, catalog, gpus)
         if known.gpus != gpus:
@@ -224,12 +229,19 @@ def _tokens_for(
             gpus = known.gpus
     else:
         known = fixed(asked, catalog)
-    asked = replace(question, tokens=1e12 * hours / known.hours.p50)
+    one = _answer(asked, known, catalog, rent, ())
+    most = min(
+        (question.budget or inf) / one.dollars.p50,
+        (question.days or inf) / one.days.p50,
+    )
+    asked = replace(question, tokens=_TOKENS * most)
     return _answer(question, basis(asked, catalog, gpus), catalog, rent, notes, "tokens")
 
 
-def means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple[int, float]:
-    """GPUs, and GPU-hours that budget and days allow."""
+def means(
+    question: Question, gpu: Gpu, rent: Figure, notes: list[str]
+) -> tuple[int, float]:
+    """GPUs, and about the GPU-hours that budget and days allow."""
     if question.budget is None and question.days is None:
         raise CostError("the plan lacks an end: give --tokens, or --budget, or --days with --count")
     gpus = question.gpus

@@ -60,7 +60,7 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         work += f"{plan.gpus:,} {plan.gpu.name}"
     verdict = (
         f"{work}: {_time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
-        f"{dollars(plan.dollars.p50)}{_odds(plan)}."
+        f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}."
     )
     sections = [_figures(plan), _layout(plan), _hours(plan), _more(plan)]
     if why:
@@ -84,8 +84,8 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
 def _means(question: Question) -> str:
     """What there is to spend, up to the verb: $50,000 trains; 30 days train."""
     if question.budget is None:
-        return f"{question.days:.3g} days train"
-    within = f" within {question.days:.3g} days" if question.days else ""
+        return f"{_days(question.days)} train"
+    within = f" within {_days(question.days)}" if question.days else ""
     return f"{money(question.budget)}{within} trains"
 
 
@@ -93,12 +93,13 @@ def _odds(plan: Plan) -> str:
     """How likely the limits hold that the question set beside the tokens."""
     if plan.solved == "tokens":
         return ""
-    limits = {
-        "budget": f"{money(plan.question.budget or 0)}",
-        "days": f"{plan.question.days or 0:.3g} days",
-    }
-    said = [f"{limits[name]} suffice in {share(odds)}" for name, odds in plan.odds.items()]
-    return f"; {' and '.join(said)} of such runs" if said else ""
+    limits = {"budget": money(plan.question.budget or 0), "days": _days(plan.question.days)}
+    said = [f"{share(odds)} within {limits[name]}" for name, odds in plan.odds.items()]
+    return f"; {' and '.join(said)}" if said else ""
+
+
+def _days(days: float | None) -> str:
+    return f"{days or 0:.3g} day{'s' * (days != 1)}"
 
 
 def _about(plan: Plan) -> str:
@@ -133,10 +134,19 @@ def _figures(plan: Plan) -> Section:
                 rows=rows,
                 right=("P10", "P50", "P90"),
                 note=f"Rent: ${rent.value:.2f} a GPU-hour{dated}{span}. MFU is of the dense {peak} "
-                "peak, causal attention counted once.",
+                f"peak, causal attention counted once.{_above(plan)}",
             )
         ],
     )
+
+
+def _above(plan: Plan) -> str:
+    """Where the range of the rent lies to one side of it, so that medians do not multiply out."""
+    off = plan.dollars.p50 / (plan.gpu_hours.p50 * plan.rent.value)
+    if abs(off - 1) < 0.02:
+        return ""
+    way = "above" if off > 1 else "below"
+    return f" The median rent is {share(abs(off - 1))} {way} hours times price, as its range is."
 
 
 def _layout(plan: Plan) -> Section:
@@ -210,7 +220,9 @@ def _hours(plan: Plan) -> Section:
 
 
 def _more(plan: Plan) -> Section:
-    items = [("assumed", note) for note in plan.assumptions]
+    said = plan.question.said
+    items = [("network", note) for note in said]
+    items += [("assumed", note) for note in plan.assumptions]
     items.append(("not in it", _NOT_IN))
     return Section(title="Assumed, and left out", blocks=[Points(items=items)])
 
@@ -347,7 +359,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "goodput": asdict(plan.good),
         "leans_on": [name for name, _ in plan.practice.leans_on],
         "rent": asdict(plan.rent),
-        "assumptions": list(plan.assumptions),
+        "assumptions": [*plan.question.said, *plan.assumptions],
         **spreads,
     }
 
@@ -385,6 +397,8 @@ def _pace(tokens: float) -> str:
 
 
 def _energy(megawatt_hours: float) -> str:
+    if megawatt_hours >= 1e6:
+        return f"{digits(megawatt_hours / 1e6, 3)} TWh"
     if megawatt_hours >= 1000:
         return f"{digits(megawatt_hours / 1000, 3)} GWh"
     if megawatt_hours >= 1:

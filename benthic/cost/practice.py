@@ -5,7 +5,8 @@ software before mid-2023, training in fp16, and doublings of the sequence beyond
 covariance falls with the distance in active parameters, in the chip's peak and in kind, so that a
 run leans on published ones that are like it. Of the clean step's own slowness a fixed share carries
 over, all of it beyond e times the hours at full peak: among published runs teams differ more than
-layouts do, but where a step is slower than any of theirs nobody makes up for it.
+layouts do, but where a step is slower than any of theirs nobody makes up for it. One part in five
+of the prediction is the plain median of the chips' generation: thirty runs are few to learn from.
 
 Priors and widths are `practice.*` in `speed_constants.csv`; the runs are
 `catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one by one. The
@@ -25,6 +26,7 @@ from benthic.cost.calibrate import figures
 from benthic.cost.catalog import CostError, Gpu
 
 FILE = Path(__file__).with_name("catalog") / "practice_runs.csv"
+_HOPPER = 6e14  # FLOP/s: chips above it are of Hopper's generation and later
 TENTH = 1.2816  # deviations from the middle to P10 and P90
 
 
@@ -153,7 +155,16 @@ def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
     here = [_covariance(traits, run) for run in runs]
     mean = middle + _dot(here, solve(matrix, [one - middle for one in seen]))
     variance = _covariance(traits, traits) - _dot(here, solve(matrix, here))
-    return mean + _carried(traits), sqrt(max(0.0, variance) + noise)
+    plain = figures("practice.")["plain"]
+    found = (1 - plain) * (mean + _carried(traits)) + plain * _usual(traits, runs)
+    return found, sqrt(max(0.0, variance) + noise)
+
+
+def _usual(traits: Traits, runs: Sequence[Traits]) -> float:
+    """The median of the chips' generation, with what nobody makes up for on top."""
+    alike = [run for run in runs if (run.peak > _HOPPER) == (traits.peak > _HOPPER)] or runs
+    slow = log(traits.clean_hours / traits.ideal_hours)
+    return median(log(run.hours / run.ideal_hours) for run in alike) + max(0.0, slow - 1.0)
 
 
 def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:

@@ -41,7 +41,7 @@ def sizes(question: Question, catalog: Catalog) -> list[Size]:
     where there are none. The question's own shape is not looked at."""
     gpu = catalog.gpu(question.gpu)
     gpus, hours = means(question, gpu, rent_of(question, catalog, gpu), [])
-    question = replace(question, gpus=gpus, seq=question.seq or 4096)
+    question = replace(question, gpus=gpus, seq=question.seq or 4096, said=())
     found = []
     if question.tokens is not None:
         shaped = _largest(question, catalog, gpus, hours, None)

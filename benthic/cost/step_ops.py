@@ -318,7 +318,8 @@ class Step:
             out = ordered
         else:
             weighed = 4.0 * self.tokens * chosen * hidden  # the weights are fp32
-            times = tape.one([back, weigh], weighed, saves=[back, weigh], backward=weighed)
+            passing = weighed if self.size == 4 else 2 * weighed  # products before the cast
+            times = tape.one([back, weigh], weighed, saves=[back, weigh], backward=passing)
             ordered = tape.one([times], weighed, backward=2 * weighed)
             out = tape.one([ordered], row)
             tape.ops[-1].passes = True

@@ -254,6 +254,43 @@ def test_a_tape_played_by_hand() -> None:
     assert end == 112.0
 
 
+def test_a_tape_with_a_residual_and_what_is_kept_aside() -> None:
+    """x (10) -> y (10), 7 bytes kept aside; x + y -> sum. The sum's gradient goes to both branches,
+    so x's second gradient cannot be added in place before y's is gone, which it is."""
+    tape = Tape()
+    x = tape.one([], 10.0, weights=[tape.weight(1)])
+    y = tape.one([x], 10.0, keeps=7.0, backward=100.0)
+    z = tape.add(x, y)
+    tape.one([z], 0.0)
+    _, backward, kept, end = tape.peak(0.0, 4, None)
+    assert kept == 7.0
+    assert backward == 10 + 7 + 10 + 100  # gradient of z, aside, gradient of x by y, in passing
+    assert end == 4.0
+
+
+def test_a_gradient_that_others_still_read_is_summed_in_a_new_tensor() -> None:
+    """x goes twice into one sum and once elsewhere: both hands-on hold one tensor."""
+    tape = Tape()
+    x = tape.one([], 10.0, weights=[tape.weight(1)])
+    a = tape.one([x], 10.0)
+    b = tape.add(x, a)
+    c = tape.add(b, x)
+    tape.one([c], 0.0)
+    _, backward, _, end = tape.peak(0.0, 0, None)
+    assert backward == 30.0  # shared gradient, its sum, and the gradient that a hands back
+    assert end == 0.0
+
+
+def test_a_weight_used_twice_has_one_gradient() -> None:
+    tape = Tape()
+    table = tape.weight(5)
+    x = tape.one([], 10.0, weights=[table])
+    tape.one([x], 0.0, weights=[table])
+    _, backward, _, end = tape.peak(0.0, 4, None)
+    assert backward == 50.0  # gradient of x, both of the weight
+    assert end == 20.0
+
+
 def passing(step: Callable[[], None]) -> float:
     """Peak of what PyTorch's CPU allocator hands out during `step`."""
     from torch._C._profiler import _EventType
@@ -338,7 +375,7 @@ def test_one_device_peaks_as_a_step_of_ours_does(sparse: bool, seq: int, muon: b
         implementation="benthic",
         optimizer="muon" if muon else "adamw",
     )
-    assert peak.total == pytest.approx(measured, rel=0.03)
+    assert peak.total == pytest.approx(measured, rel=0.02)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -362,7 +399,8 @@ def test_one_device_peaks_as_transformers_does(family: str, precision: str, atte
         widths = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 320, "n_positions": 256}
         widths |= {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}  # type: ignore[dict-item]
     elif family == "mixtral":
-        widths |= {"num_local_experts": 6, "num_experts_per_tok": 2}
+        widths |= {"num_local_experts": 6, "num_experts_per_tok": 4, "vocab_size": 48}
+        widths |= {"intermediate_size": 32}  # so that the copies for experts are the peak
     elif family == "deepseek_v3":
         widths |= {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16}
         widths |= {"qk_rope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1}
@@ -391,4 +429,4 @@ def test_one_device_peaks_as_transformers_does(family: str, precision: str, atte
         attention=attention,  # type: ignore[arg-type]
     )
     assert peak.weights == pytest.approx(weights, rel=1e-3)
-    assert peak.total == pytest.approx(measured, rel=0.03)
+    assert peak.total == pytest.approx(measured, rel=0.02)
