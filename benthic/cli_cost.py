@@ -115,6 +115,7 @@ def thrift(
     tokens: TEXT = "",
     seq: MAYBE_INT = None,
     context: MAYBE_INT = None,
+    speed: float = 20.0,
     by: Literal["quality", "total"] = "quality",
     rent: TEXT = "",
     date: TEXT = "",
@@ -122,7 +123,7 @@ def thrift(
     why: bool = False,
     json: bool = False,
 ) -> int:
-    """Show what each idea saves: a plain dense model, then latents, experts, FP8, look-ahead.
+    """Show what each idea of a network saves: latents, experts, FP8, look-ahead, step by step.
 
     Args:
         config: a preset, a config.json, a folder, or a recipe
@@ -131,6 +132,7 @@ def thrift(
         tokens: to train on; DeepSeek-V3's 14.8T, or 20 a parameter, if not given
         seq: tokens of a sequence in training
         context: tokens in the cache of a sequence that is served
+        speed: tokens a second that a user gets
         by: the plain model's class: of the same quality by a rule of thumb, or of the same total
         rent: US dollars a GPU-hour, in place of the catalog's
         date: of the catalog's price, like 2024-12
@@ -147,6 +149,7 @@ def thrift(
         tokens=tokens,
         seq=seq,
         context=context,
+        speed=speed,
         by=by,
         rent=rent,
         date=date,

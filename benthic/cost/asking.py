@@ -129,8 +129,7 @@ def question(asked: Asked, catalog: Catalog) -> Question:
     network, released, said = _network(asked)
     layout = _layout(asked)
     check_gpus(asked.gpus)
-    if asked.seq is not None and not 1 <= asked.seq <= 10**7:
-        raise CostError(f"--seq is {asked.seq}: give 1 to 10,000,000 tokens")
+    check_seq(asked.seq)
     precision = _precision(asked, gpu, released)
     if layout is not None:
         layout = replace(layout, precision=precision)
@@ -156,6 +155,12 @@ def check_gpus(gpus: int | None) -> None:
     """CostError for a number of GPUs that cannot be."""
     if gpus is not None and not 1 <= gpus <= MOST_GPUS:
         raise CostError(f"--count is {gpus}: give 1 to {MOST_GPUS:,} GPUs")
+
+
+def check_seq(seq: int | None) -> None:
+    """CostError for a sequence that cannot be."""
+    if seq is not None and not 1 <= seq <= 10**7:
+        raise CostError(f"--seq is {seq}: give 1 to 10,000,000 tokens")
 
 
 def _days(text: str) -> float:

@@ -238,9 +238,7 @@ def _tokens_for(
     return _answer(question, basis(asked, catalog, gpus), catalog, rent, notes, "tokens")
 
 
-def means(
-    question: Question, gpu: Gpu, rent: Figure, notes: list[str]
-) -> tuple[int, float]:
+def means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple[int, float]:
     """GPUs, and about the GPU-hours that budget and days allow."""
     if question.budget is None and question.days is None:
         raise CostError("the plan lacks an end: give --tokens, or --budget, or --days with --count")

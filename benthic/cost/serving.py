@@ -1,4 +1,4 @@
-"""The cheapest replica that decodes, each user getting `SPEED` tokens a second: a floor of the price.
+"""The cheapest replica that decodes, each user getting so many tokens a second: a floor.
 
 A step of a replica is a sum of what one GPU does one after another: scores over its caches in 16
 bits, the products of the other weights, those of the experts, each the longer of its bytes and its
@@ -35,7 +35,8 @@ _MOST_BATCH = 1 << 20
 
 @dataclass(frozen=True)
 class Served:
-    """`gpus` serve `batch` sequences at once; `gpus` is 0 where no replica gives SPEED."""
+    """`gpus` serve `batch` sequences at once; `gpus` is 0 where no replica
+    gives the speed."""
 
     gpus: int
     batch: int
@@ -49,14 +50,17 @@ class Served:
         return rent / 3600 / self.pace * 1e6 if self.pace else inf
 
 
-def cheapest(shape: Shape, gpu: Gpu, precision: Precision, context: int) -> Served:
-    """The replica of up to MOST GPUs with the most tokens a second and GPU."""
+def cheapest(
+    shape: Shape, gpu: Gpu, precision: Precision, context: int, speed: float = SPEED
+) -> Served:
+    """The replica of up to MOST GPUs with the most tokens a second and GPU where every sequence gets
+    `speed`; `precision` is of weights and products, caches are in 16 bits."""
     best = Served(0, 0, False, 0.0)
     for guesses in (False, True)[: 1 + (shape.mtp > 0)]:
         gpus = 1
         while gpus <= MOST:
             replica = _Replica(shape, gpu, precision, context, gpus, guesses)
-            batch = replica.most()
+            batch = replica.most(speed)
             if batch:
                 found = Served(gpus, batch, guesses, batch * replica.speed(batch) / gpus)
                 best = max(best, found, key=lambda one: one.pace)
@@ -111,12 +115,12 @@ class _Replica:
         )
         return held.total <= usable(self.gpu)
 
-    def most(self) -> int:
-        """The largest batch that fits and gives SPEED; more is cheaper, as weights are shared."""
+    def most(self, speed: float) -> int:
+        """The largest batch that fits and gives `speed`; more is cheaper, as weights are shared."""
         low, high = 0, _MOST_BATCH
         while low < high:
             middle = (low + high + 1) // 2
-            if self.fits(middle) and self.speed(middle) >= SPEED:
+            if self.fits(middle) and self.speed(middle) >= speed:
                 low = middle
             else:
                 high = middle - 1

@@ -1,14 +1,11 @@
-"""`benthic thrift`: what each of DeepSeek's ideas saves, in training and in serving, step by step.
+"""`benthic thrift`: what each idea of a network saves, in training and in serving, step by step.
 
-It begins at the plain model of the same class, dense with full attention in bf16 without look-ahead
-(`benthic.cost.twins`), and puts the ideas in one after another: latents, experts, FP8, prediction
-blocks. Each step is planned anew, layout included, so what an idea costs (an all-to-all, uneven
-experts, casts) is in its hours; real runs' losses are those of the whole network, for every step
-alike. The order matters: an idea that comes later finds less left to save.
-
-Serving is decoding alone, on the replica that is cheapest while each user gets `SPEED` tokens a
-second: a step takes the longer of its bytes (weights that some token met, the caches) and its
-FLOPs. Prefill, queueing and communication are left out, so its prices are floors.
+It begins at the plain model of the same class, dense with full attention in 16 bits without
+look-ahead (`benthic.cost.twins`), and puts the network's ideas in one after another: latents or
+grouped queries, experts, FP8 where it was released so and the GPU has it, prediction blocks. Each
+step is planned anew, layout included, so what an idea costs (an all-to-all, uneven experts, casts)
+is in its hours; real runs' losses are those of the whole network, for every step alike. The order
+matters: an idea that comes later finds less left to save. Serving is `benthic.cost.serving`.
 """
 
 import json
@@ -20,27 +17,21 @@ from typing import Any, Literal
 from benthic.cost import units
 from benthic.cost.basis import Question
 from benthic.cost.catalog import Catalog, CostError, Gpu, load
-from benthic.cost.flops import (
-    cache_bytes,
-    decode_parts,
-    parameters,
-    weight_bytes_read,
-)
+from benthic.cost.flops import cache_bytes, parameters
 from benthic.cost.layout import Precision
-from benthic.cost.memory import serving_memory, usable
 from benthic.cost.plan import Plan, plan
 from benthic.cost.read_shape import shape as read
+from benthic.cost.serving import CONTEXT, SPEED, Served, cheapest
 from benthic.cost.shape import Shape
 from benthic.cost.speed import forward_flops_per_token
 from benthic.cost.twins import Class, as_dense, class_size, dense_twin
 
 DAYS = 60.0  # that the planned run may take where nobody says how many GPUs
-SPEED = 20.0  # tokens a second that a user gets: DeepSeek's service gave 20 to 22 (2025-03-01)
-CONTEXT = 4989  # tokens a sequence has in the cache: the mean of the same service
-ACCEPTED = 0.85  # of second tokens: V3 section 5.4.3, 85 to 90 %
-REACHED = 0.7  # share of the memory's bandwidth and of the peak that decoding reaches: assumed
-MOST = 512  # GPUs of a replica
-_BATCHES = tuple(1 << i for i in range(17))
+PLAIN, LATENTS, GROUPS, EXPERTS, FP8, MTP = (
+    *("dense, full attention", "latent attention", "grouped queries"),
+    *("sparse experts", "FP8", "multi-token prediction"),
+)
+IDEAS = (LATENTS, EXPERTS, FP8, MTP)  # DeepSeek-V3's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,33 +48,34 @@ class Stage:
     dollars: float
     overhead: str
     """what the idea costs"""
-    replica: int
-    """GPUs that serve one copy"""
-    batch: int
-    """sequences at once on a replica"""
+    served: Served
     cache: float
     """bytes a sequence holds"""
     weights: float
-    """bytes of the whole network"""
+    """bytes of the whole network, prediction blocks included"""
     price: float
-    """US dollars for a million tokens decoded"""
+    """US dollars for a million tokens decoded; infinity where no replica is quick enough"""
     check: str
     """a small run that shows the idea on one's own machine"""
 
 
-def stages_of(shape: Shape, by: Class) -> list[tuple[str, Shape, Precision]]:
-    """The networks from plain to given; an idea that the network lacks is no step."""
-    bare = replace(shape, mtp=0)
-    plain = dense_twin(bare, by=by)
-    found: list[tuple[str, Shape, Precision]] = [("dense, full attention, bf16", plain, "bf16")]
+def stages_of(
+    shape: Shape, by: Class, *, fp8: bool, plain: Precision = "bf16"
+) -> list[tuple[str, Shape, Precision]]:
+    """The networks from plain to given, with their precision; an idea that the network lacks is no
+    step. `fp8`: whether it was released so; `plain`: what products are in otherwise."""
+    bare, named = replace(shape, mtp=0), f"{PLAIN}, {plain}"
+    found: list[tuple[str, Shape, Precision]] = [(named, dense_twin(bare, by=by), plain)]
     if shape.attention != "mha":
-        name = "latent attention" if shape.latent else "grouped queries"
-        found.append((name, as_dense(bare, by=by), "bf16"))
+        name = LATENTS if shape.latent else GROUPS
+        found.append((name, as_dense(bare, by=by), plain))
     if shape.experts:
-        found.append(("sparse experts", bare, "bf16"))
-    found.append(("FP8", bare, "fp8"))
+        found.append((EXPERTS, bare, plain))
+    last: Precision = "fp8" if fp8 else plain
+    if fp8:
+        found.append((FP8, bare, last))
     if shape.mtp:
-        found.append(("multi-token prediction", shape, "fp8"))
+        found.append((MTP, shape, last))
     return found
 
 
@@ -93,41 +85,40 @@ def waterfall(
     catalog: Catalog,
     *,
     tokens: float,
+    fp8: bool = False,
     gpus: int | None = None,
     seq: int | None = None,
-    context: int | None = None,
+    context: int = CONTEXT,
+    speed: float = SPEED,
     by: Class = "quality",
     rent: float | None = None,
     date: str | None = None,
 ) -> list[Stage]:
-    """Every stage, planned and priced; CostError where none fits the GPUs."""
-    steps = stages_of(shape, by)
-    if not gpu.fp8_flops:
-        steps = [step for step in steps if step[2] != "fp8"]
-        if shape.mtp:
-            steps.append(("multi-token prediction", shape, "bf16"))
+    """Every stage, planned and priced; `fp8`: whether the network was released so. CostError where
+    none fits the GPUs."""
+    plain: Precision = "bf16" if gpu.has_bf16 else "fp16"
+    steps = stages_of(shape, by, fp8=fp8 and bool(gpu.fp8_flops), plain=plain)
     question = Question(
-        shape=shape,
+        shape=steps[-1][1],
         gpu=gpu.name,
         gpus=gpus,
         tokens=tokens,
-        days=DAYS,
+        days=DAYS if gpus is None else None,
         seq=seq,
         precision=steps[-1][2],
         rent=rent,
         date=date,
     )
     last = plan(question, catalog)
-    lost = last.practice.p50 / _clean(last)
+    question = replace(question, seq=last.seq, days=None)
+    lost = last.practice.p50 / clean_hours(last)
     stages: list[Stage] = []
-    for idea, network, precision in steps:
+    for i, (idea, network, precision) in enumerate(steps):
         one = last
-        if network is not shape or precision != steps[-1][2]:
+        if i < len(steps) - 1:
             one = _planned(replace(question, shape=network, precision=precision), last, catalog)
-        hours = _clean(one) * lost
-        replica, batch, price = _served(
-            network, gpu, precision, context or CONTEXT, last.rent.value
-        )
+        hours = clean_hours(one) * lost
+        served = cheapest(network, gpu, precision, context, speed)
         size = 1 if precision == "fp8" else 2
         stages.append(
             Stage(
@@ -138,16 +129,20 @@ def waterfall(
                 plan=one,
                 hours=hours,
                 dollars=hours * last.rent.value,
-                overhead=_overhead(idea, one),
-                replica=replica,
-                batch=batch,
-                cache=cache_bytes(network, context=context or CONTEXT),
+                overhead=_overhead(idea, one, served),
+                served=served,
+                cache=cache_bytes(network, context=context),
                 weights=size * parameters(network)["total_with_mtp"],
-                price=price,
-                check=_CHECKS.get(idea, ""),
+                price=served.price(last.rent.value),
+                check=_CHECKS.get(idea, _CHECKS[PLAIN]),
             )
         )
     return stages
+
+
+def clean_hours(one: Plan) -> float:
+    """GPU-hours of clean steps, failures in."""
+    return one.clean_hours / one.good.useful
 
 
 def _planned(question: Question, last: Plan, catalog: Catalog) -> Plan:
@@ -162,79 +157,35 @@ def _planned(question: Question, last: Plan, catalog: Catalog) -> Plan:
             gpus *= 2
 
 
-def _clean(one: Plan) -> float:
-    """GPU-hours of clean steps, failures in."""
-    return one.step.total.value * one.gpus / one.step.tokens * one.tokens / one.good.useful / 3600
-
-
-def _overhead(idea: str, one: Plan) -> str:
+def _overhead(idea: str, one: Plan, served: Served) -> str:
     parts, total = one.step.parts, one.step.total.value
-    if idea == "sparse experts":
+    if idea == EXPERTS:
         talk = parts["expert"].value / total
         uneven = parts["imbalance"].value / total
-        return f"all-to-all {talk:.0%} and uneven loads {uneven:.0%} of the step"
-    if idea == "latent attention":
+        return f"all-to-all {talk:.0%} and uneven loads {uneven:.0%} of the training step"
+    if idea == LATENTS:
         return "wider heads and two more products a layer in training"
-    if idea == "grouped queries":
+    if idea == GROUPS:
         return "fewer keys to choose from"
-    if idea == "FP8":
-        return "casts and scales in blocks; head, attention and router stay in bf16"
-    if idea == "multi-token prediction":
-        return "one more block and head in training"
+    if idea == FP8:
+        return "casts and scales in blocks; head, attention and router stay in 16 bits"
+    if idea == MTP:
+        pays = "" if served.guesses else "; its guesses do not pay at this speed and batch"
+        return f"one more block and head in training{pays}"
     return ""
 
 
-def _served(
-    shape: Shape, gpu: Gpu, precision: Precision, context: int, rent: float
-) -> tuple[int, int, float]:
-    """GPUs of the cheapest replica, its batch, and US dollars a million tokens; infinity where no
-    replica of MOST GPUs gives SPEED."""
-    best = (0, 0, float("inf"))
-    size = 1.0 if precision == "fp8" else 2.0
-    weights = size * parameters(shape)["total_with_mtp"]
-    gpus = 1
-    while gpus <= MOST:
-        for batch in _BATCHES:
-            if serving_memory(shape, weights, context, batch, gpus=gpus).total > usable(gpu):
-                break
-            step, tokens = _decoding(shape, gpu, precision, context, batch, gpus)
-            if tokens / step < SPEED:
-                break
-            price = gpus * rent / 3600 / (batch * tokens / step) * 1e6
-            if price < best[2]:
-                best = (gpus, batch, price)
-        gpus *= 2
-    return best
-
-
-def _decoding(
-    shape: Shape, gpu: Gpu, precision: Precision, context: int, batch: int, gpus: int
-) -> tuple[float, float]:
-    """Seconds of a step, and the tokens that it gives each sequence."""
-    size = 1.0 if precision == "fp8" else 2.0
-    guesses = 1 + (shape.mtp > 0)
-    read_bytes = weight_bytes_read(shape, batch=batch * guesses, bytes_per=size)
-    read_bytes += batch * cache_bytes(shape, context=context)
-    work = batch * guesses * sum(decode_parts(shape, context=context).values())
-    peak = (gpu.fp8_flops if precision == "fp8" else None) or gpu.bf16_flops
-    step = max(read_bytes / gpu.bandwidth, work / peak) / (REACHED * gpus)
-    if not shape.mtp:
-        return step, 1.0
-    draft = 1 + 1 / shape.layers  # the block runs once a step
-    return step * draft, 1 + ACCEPTED
-
-
 _CHECKS = {
-    "dense, full attention, bf16": "benthic run laptop --name plain --set model.model_type=llama "
+    PLAIN: "benthic run laptop --name plain --set model.model_type=llama "
     "--set model.num_nextn_predict_layers=0 --set model.n_routed_experts=0",
-    "latent attention": "benthic run laptop --name dense --set model.first_k_dense_replace=3 "
+    LATENTS: "benthic run laptop --name dense --set model.first_k_dense_replace=3 "
     "--set model.num_nextn_predict_layers=0",
-    "grouped queries": "benthic run laptop --name grouped --set model.model_type=llama "
+    GROUPS: "benthic run laptop --name grouped --set model.model_type=llama "
     "--set model.num_key_value_heads=2 --set model.num_nextn_predict_layers=0 "
     "--set model.n_routed_experts=0",
-    "sparse experts": "benthic run laptop --name sparse --set model.num_nextn_predict_layers=0",
-    "FP8": "benthic export runs/sparse --dtype fp8",
-    "multi-token prediction": "benthic run laptop",
+    EXPERTS: "benthic run laptop --name sparse --set model.num_nextn_predict_layers=0",
+    FP8: "benthic export runs/sparse --dtype fp8",
+    MTP: "benthic run laptop",
 }
 
 
@@ -246,6 +197,7 @@ def show(
     tokens: str,
     seq: int | None,
     context: int | None,
+    speed: float,
     by: Literal["quality", "total"],
     rent: str,
     date: str,
@@ -255,32 +207,36 @@ def show(
 ) -> int:
     """Print the waterfall and return the exit code; CostError for what cannot be."""
     from benthic.cost import page, thrift_page
-    from benthic.cost.asking import rent_of
+    from benthic.cost.asking import check_gpus, check_seq, in_fp8, rent_of
 
     catalog = load(prices)
     network = read(config)
+    check_gpus(gpus)
+    check_seq(seq)
     if context is not None and not 1 <= context <= 10**7:
         raise CostError(f"--context is {context}: give 1 to 10,000,000 tokens")
-    amount = units.count(tokens, "tokens") if tokens else _usual_tokens(network)
+    if not 0.1 <= speed <= 1e4:
+        raise CostError(f"--speed is {speed:g}: give 0.1 to 10,000 tokens a second")
     found = waterfall(
         network,
         catalog.gpu(gpu),
         catalog,
-        tokens=amount,
+        tokens=units.count(tokens, "tokens") if tokens else _usual_tokens(network),
+        fp8=in_fp8(config),
         gpus=gpus,
         seq=seq,
-        context=context,
+        context=context or CONTEXT,
+        speed=speed,
         by=by,
         rent=rent_of(rent),
         date=date or None,
     )
     if as_json:
-        print(json.dumps([to_dict(stage) for stage in found], indent=1))
+        print(json.dumps([to_dict(stage) for stage in found], indent=1, allow_nan=False))
     else:
         size = class_size(replace(network, mtp=0), by)
-        page.print_page(
-            thrift_page.story(network, found, by, size, context or CONTEXT, catalog, why=why)
-        )
+        story = thrift_page.Story(network, found, by, size, context or CONTEXT, speed)
+        page.print_page(thrift_page.page(story, catalog, why=why))
     return 0
 
 
@@ -306,11 +262,13 @@ def to_dict(stage: Stage) -> dict[str, Any]:
             "costs": stage.overhead,
         },
         "serving": {
-            "gpus_a_replica": stage.replica,
-            "batch": stage.batch,
+            "gpus_a_replica": stage.served.gpus or None,
+            "batch": stage.served.batch,
+            "guesses": stage.served.guesses,
+            "tokens_per_second_per_gpu": stage.served.pace,
             "cache_bytes_per_sequence": stage.cache,
             "weight_bytes": stage.weights,
-            "dollars_per_million_tokens": stage.price,
+            "dollars_per_million_tokens": stage.price if stage.served.gpus else None,
         },
         "check": stage.check,
     }

@@ -1,53 +1,94 @@
 """The waterfall of ideas as an answer: training and serving apart, then how to check each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isinf
 
 from benthic.cost.catalog import Catalog
+from benthic.cost.figures import explain
 from benthic.cost.flops import parameters
 from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money
-from benthic.cost.plan_page import count
+from benthic.cost.plan_page import count, dollars
+from benthic.cost.serving import ACCEPTED, REACHED, SERVICE
 from benthic.cost.shape import Shape
-from benthic.cost.thrift import ACCEPTED, REACHED, SPEED, Stage
+from benthic.cost.thrift import FP8, IDEAS, MTP, Stage, clean_hours
 
 
-def story(
-    shape: Shape,
-    stages: Sequence[Stage],
-    by: str,
-    size: float,
-    context: int,
-    catalog: Catalog,
-    *,
-    why: bool = False,
-) -> Page:
-    """The stages for a terminal; `size` is the plain network's parameters."""
+@dataclass(frozen=True)
+class Story:
+    """What was asked and found; `size` is the plain network's parameters."""
+
+    shape: Shape
+    stages: Sequence[Stage]
+    by: str
+    size: float
+    context: int
+    speed: float
+
+
+def page(story: Story, catalog: Catalog, *, why: bool = False) -> Page:
+    """The stages for a terminal."""
+    stages, shape = story.stages, story.shape
     first, last = stages[0], stages[-1]
-    trains, serves = first.dollars / last.dollars, first.price / last.price
-    tokens, gpu = last.plan.tokens, last.plan.gpu.name
-    verdict = (
-        f"{shape.name} trains on {count(tokens)} tokens for {money(last.dollars)}, a plain dense "
-        f"model of its class for {money(first.dollars)}: {digits(trains, 2)} times. Decoding a "
-        f"million tokens costs {money(last.price)} against {money(first.price)}: "
-        f"{digits(serves, 2)} times."
+    gpu = last.plan.gpu
+    lacks = [idea for idea in IDEAS if idea not in {stage.idea for stage in stages}]
+    about = (
+        f"On {gpu.name} at ${last.plan.rent.value:.2f} an hour. Each line adds one idea to the "
+        "line above; what it saves is against that line, a minus is what it adds."
     )
-    sections = [
-        _training(stages),
-        _serving(stages, context),
-        _price_of(stages),
-        _checks(stages),
-        _assumed(stages, by, size, why, catalog),
-    ]
+    if lacks:
+        about += f" Not in it: {', '.join(lacks)}"
+        about += f" ({gpu.name} has no fp8)." if FP8 in lacks and not gpu.fp8_flops else "."
+    trains = first.dollars / last.dollars
     return Page(
         title=f"Thrift: {shape.name}",
-        verdict=verdict,
-        about=f"On {gpu} at ${last.plan.rent.value:.2f} an hour. Each line adds one idea to the "
-        "line above; what it saves is against that line.",
+        verdict=_verdict(story, trains),
+        about=about,
         numbers=(
-            Number(label="training", value=f"{digits(trains, 2)}x", note="cheaper"),
-            Number(label="decoding", value=f"{digits(serves, 2)}x", note="cheaper"),
-        ),
-        sections=sections,
+            Number(label="training", value=_times(trains), note="cheaper"),
+            Number(label="decoding", value=_times(first.price / last.price), note="cheaper"),
+        )
+        if _serves(first) and _serves(last)
+        else (Number(label="training", value=_times(trains), note="cheaper"),),
+        sections=[
+            section
+            for section in (
+                _training(stages),
+                _serving(story),
+                _price_of(stages),
+                _checks(stages),
+                _assumed(story, why, catalog),
+            )
+            if section.blocks
+        ],
     )
+
+
+def _serves(stage: Stage) -> bool:
+    return not isinf(stage.price)
+
+
+def _times(ratio: float) -> str:
+    return f"{digits(ratio, 2)}x"
+
+
+def _verdict(story: Story, trains: float) -> str:
+    first, last = story.stages[0], story.stages[-1]
+    tokens = count(last.plan.tokens)
+    cost = f"{story.shape.name} trains on {tokens} tokens for {dollars(last.dollars)}"
+    if len(story.stages) == 1:
+        served = f" and decodes a million for {_cents(last.price)}" if _serves(last) else ""
+        return f"{cost}{served}; it is the plain model of its class, with none of the ideas in it."
+    way = f"{digits(trains, 2)} times" if trains >= 1 else f"it costs {digits(1 / trains, 2)} times"
+    text = f"{cost}, a plain dense model of its class for {dollars(first.dollars)}: {way}. "
+    if not _serves(last):
+        return f"{text}No replica of it decodes {story.speed:g} tokens a second for every user."
+    text += f"Decoding a million tokens costs {_cents(last.price)} at least"
+    if not _serves(first):
+        return f"{text}; no replica of the plain one gives {story.speed:g} tokens a second."
+    ratio = first.price / last.price
+    way = f"{digits(ratio, 2)} times" if ratio >= 1 else f"it costs {digits(1 / ratio, 2)} times"
+    return f"{text}, against {_cents(first.price)}: {way}."
 
 
 def _training(stages: Sequence[Stage]) -> Section:
@@ -55,39 +96,50 @@ def _training(stages: Sequence[Stage]) -> Section:
     for before, stage in zip([None, *stages[:-1]], stages, strict=True):
         counts = parameters(stage.shape)
         sparse = counts["active"] < counts["total"]
-        network = f"{count(counts['total'])}" + (f"/{count(counts['active'])}" if sparse else "")
         rows.append(
             (
                 stage.idea,
-                network,
-                f"{stage.flops / 1e9:,.0f}" if stage.flops >= 1e9 else f"{stage.flops / 1e9:.2g}",
+                count(counts["total"]) + (f"/{count(counts['active'])}" if sparse else ""),
+                digits(stage.flops / 1e9, 3),
                 count(stage.hours),
-                money(stage.dollars),
+                dollars(stage.dollars),
                 _saved(before.dollars, stage.dollars) if before else "",
             )
         )
     right = ("parameters", "GFLOP/token", "GPU-hours", "rent", "saves")
+    gpus = {stage.plan.gpus for stage in stages}
+    many = f"{min(gpus):,}" if len(gpus) == 1 else f"{min(gpus):,} to {max(gpus):,}"
     return Section(
         title="Training",
-        blocks=[Table(columns=("", *right), rows=rows, right=right)],
+        blocks=[
+            Table(
+                columns=("", *right),
+                rows=rows,
+                right=right,
+                note=f"On {many} {stages[0].plan.gpu.name}, each line in the layout that is "
+                "fastest for it.",
+            )
+        ],
     )
 
 
-def _serving(stages: Sequence[Stage], context: int) -> Section:
+def _serving(story: Story) -> Section:
     rows = []
-    for before, stage in zip([None, *stages[:-1]], stages, strict=True):
+    for before, stage in zip([None, *story.stages[:-1]], story.stages, strict=True):
+        served, both = stage.served, before and _serves(before) and _serves(stage)
         rows.append(
             (
                 stage.idea,
                 _bytes(stage.weights),
                 _bytes(stage.cache),
-                f"{stage.replica:,}" if stage.replica else "none",
-                f"{stage.batch:,}" if stage.replica else "",
-                money(stage.price) if stage.replica else "",
-                _saved(before.price, stage.price) if before and before.replica else "",
+                f"{served.gpus:,}" if served.gpus else "none",
+                f"{served.batch:,}" if served.gpus else "",
+                f"{served.pace:,.0f}" if served.pace >= 10 else f"{served.pace:.2g}",
+                _cents(stage.price) if served.gpus else "",
+                _saved(before.price, stage.price) if before and both else "",
             )
         )
-    right = ("weights", "cache", "GPUs", "batch", "a million", "saves")
+    right = ("weights", "cache", "GPUs", "batch", "per GPU", "a million", "saves")
     return Section(
         title="Serving: decoding",
         blocks=[
@@ -95,9 +147,10 @@ def _serving(stages: Sequence[Stage], context: int) -> Section:
                 columns=("", *right),
                 rows=rows,
                 right=right,
-                note=f"Cache of one sequence of {context:,} tokens. The cheapest replica that "
-                f"gives each user {SPEED:.0f} tokens a second, at {REACHED:.0%} of bandwidth or "
-                "peak: a floor, without prefill, queues and communication.",
+                note=f"Cache of one sequence of {story.context:,} tokens; tokens a second and GPU. "
+                f"The cheapest replica that gives each user {story.speed:g} tokens a second, at "
+                f"{REACHED:.0%} of bandwidth or peak: a floor, without prefill, queues and idle "
+                "hours.",
             )
         ],
     )
@@ -105,55 +158,63 @@ def _serving(stages: Sequence[Stage], context: int) -> Section:
 
 def _price_of(stages: Sequence[Stage]) -> Section:
     items = [(stage.idea, stage.overhead) for stage in stages if stage.overhead]
-    return Section(title="What each costs", blocks=[Points(items=items)])
+    return Section(title="What each costs", blocks=[Points(items=items)] if items else [])
 
 
 def _checks(stages: Sequence[Stage]) -> Section:
     items = [(stage.idea, stage.check) for stage in stages if stage.check]
     text = (
         "Minutes on two cores each; compare bits per byte, time and size in the runs' pages. They "
-        "show direction at 0.4M parameters, not the figures above. FP8 is storage here: compare "
-        "the answers."
+        "show direction at 0.4M parameters, not the figures above."
     )
+    if any(stage.idea == FP8 for stage in stages):
+        text += " FP8 is storage here: compare the answers."
     return Section(title="Check it yourself", blocks=[Points(items=items), Prose(text=text)])
 
 
-def _assumed(stages: Sequence[Stage], by: str, size: float, why: bool, catalog: Catalog) -> Section:
-    last = stages[-1]
-    kind = "sqrt(total x active), a rule of thumb" if by == "quality" else "of equal total"
-    items = [
-        ("the plain model", f"{count(size)} parameters: {kind} (--by)"),
+def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
+    last = story.stages[-1]
+    gpu = last.plan.gpu
+    items = []
+    if len(story.stages) > 1:
+        kind = "of equal total"
+        if story.by == "quality":
+            kind = "sqrt(total x active), a rule of thumb"
+        kind = kind if story.shape.experts else "its own size"
+        items.append(("the plain model", f"{count(story.size)} parameters: {kind} (--by)"))
+    items.append(
         (
             "real runs",
-            f"every line with {last.plan.practice.p50 / _clean_hours(last):.2f} times the clean "
-            "hours, as planned for the whole network",
-        ),
-    ]
-    if last.shape.mtp:
+            f"every line with {last.plan.practice.p50 / clean_hours(last.plan):.2f} times the "
+            "clean hours, as planned for the whole network",
+        )
+    )
+    if last.idea == MTP:
         items.append(("look-ahead", f"{ACCEPTED:.0%} of second tokens accepted (V3 5.4.3)"))
+    if story.shape.name in ("deepseek-v3", "deepseek-r1") and gpu.name in ("H800-SXM", "H100-SXM"):
+        items.append(
+            (
+                "a check",
+                f"DeepSeek's own service decoded {SERVICE:,.0f} tokens/s a GPU over a day "
+                f"(2025-03-01): {last.served.pace / SERVICE:.2g} times less than this floor",
+            )
+        )
     items += [("planned", note) for note in last.plan.assumptions]
     if why:
-        rent = last.plan.rent
-        items.append((rent.key, f"{rent.value:g} {rent.unit}: {rent.source}"))
-        items += [
-            (line.partition(" ")[0], line.partition(" ")[2])
-            for line in catalog.why(
-                f"{last.plan.gpu.name.lower()}.{part}"
-                for part in ("bf16_flops", "bandwidth", "memory")
-            )
-        ]
+        keys = [f"{gpu.name.lower()}.{part}" for part in ("bf16_flops", "bandwidth", "memory")]
+        lines = [explain(last.plan.rent), *catalog.why(keys)]
+        items += [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
     return Section(title="Assumed", blocks=[Points(items=items)])
 
 
-def _clean_hours(stage: Stage) -> float:
-    one = stage.plan
-    seconds = one.step.total.value * one.gpus / one.step.tokens * one.tokens
-    return seconds / one.good.useful / 3600
-
-
 def _saved(before: float, after: float) -> str:
-    change = 1 - after / before
-    return f"{change:.0%}" if abs(change) >= 0.005 else "0%"
+    change = round(100 * (1 - after / before))
+    return f"{change}%"
+
+
+def _cents(price: float) -> str:
+    """A price of a million tokens, with two digits where it is small."""
+    return money(price) if price >= 0.1 else f"${price:.2g}"
 
 
 def _bytes(size: float) -> str:
