@@ -9,11 +9,13 @@ run it, five times for each of its outputs, the file cached by the system. The l
 """
 
 import random
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from machine import heading, spread
@@ -88,9 +90,17 @@ def rows(count: int, runs: int, random: random.Random) -> Iterator[Entry]:
 def build(path: Path, count: int, runs: int) -> None:
     chance = random.Random(0)
     with Ledger(path) as ledger:
-        ledger.add(rows(count, runs, chance))
+        made = rows(count, runs, chance)
+        while chunk := list(islice(made, 50_000)):
+            ledger.add(chunk)
         for i in chance.sample(range(count), count // 200):
             ledger.amend(external_id(f"row-{i}"), "project", "project-0", reason="wrong flag")
+
+
+def processor() -> float:
+    """Seconds that finished children have had of a core, which a busy machine does not change."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(count: int, runs: int) -> int:
@@ -106,12 +116,14 @@ def main(count: int, runs: int) -> int:
         page = str(Path(folder) / "bill.html")
         for output in ("", "json=True", f"html=Path({page!r})", "project='project-3'"):
             program = COMMAND.format(ledger=str(ledger), output=output)
-            seconds = []
+            seconds, busy = [], []
             for _ in range(REPEATS + 1):
-                began = time.perf_counter()
+                began, used = time.perf_counter(), processor()
                 subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
                 seconds.append(time.perf_counter() - began)
-            print(f"report {output or 'as text'}: {spread(seconds[1:], ' s')}")
+                busy.append(processor() - used)
+            name = output.partition("=")[0] or "text"
+            print(f"{name}: {spread(seconds[1:], ' s')}, of a core {spread(busy[1:], ' s')}")
             worst = max(worst, sorted(seconds[1:])[len(seconds) // 2])
         print(f"{'PASS' if worst <= LIMIT else 'FAIL'}: {worst:.2f} s, the limit is {LIMIT:g} s")
         return worst > LIMIT

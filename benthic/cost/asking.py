@@ -137,13 +137,13 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         shape=network,
         gpu=gpu.name,
         gpus=asked.gpus if layout is None or asked.gpus else layout.gpus,
-        tokens=units.count(asked.tokens, "tokens") if asked.tokens else None,
+        tokens=_tokens(asked.tokens) if asked.tokens else None,
         days=_days(asked.days) if asked.days else None,
-        budget=units.money(asked.budget) if asked.budget else None,
+        budget=_budget(asked.budget) if asked.budget else None,
         seq=asked.seq,
         precision=precision,
         layout=layout,
-        batch=_batch(asked),
+        batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
         rent=rent_of(asked.rent),
         date=asked.date or None,
         pace=units.count(asked.pace, "--pace", low=1e-3, high=1e9) if asked.pace else None,
@@ -165,20 +165,27 @@ def check_seq(seq: int | None) -> None:
 
 def _days(text: str) -> float:
     """--days 30 is said in its name; other units are written."""
-    bare = text.strip().replace(".", "", 1).isdecimal()
-    return units.duration(f"{text}d" if bare else text, "--days") / 86400
+    try:
+        days = float(text)
+    except ValueError:
+        days = units.duration(text, "--days") / 86400
+    if not 0.001 <= days <= 36500:
+        raise CostError(f"--days is {text}: give more than none, and at most a century, like 30")
+    return days
 
 
-def _batch(asked: Asked) -> float | None:
-    if not asked.batch:
-        return None
-    tokens = units.count(asked.batch, "--batch-tokens", high=1e10)
-    if asked.seq and tokens < asked.seq:
-        raise CostError(
-            f"--batch-tokens is {asked.batch} and one sequence has {asked.seq:,}: give that many "
-            "or more"
-        )
+def _tokens(text: str) -> float:
+    tokens = units.count(text, "tokens")
+    if tokens > 1e16:
+        raise CostError(f"tokens is {text}: nobody has so much text, give at most 10,000T")
     return tokens
+
+
+def _budget(text: str) -> float:
+    dollars = units.money(text)
+    if dollars > 1e12:
+        raise CostError(f"the budget is {text}: give at most a million millions, like $5.6M")
+    return dollars
 
 
 def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
@@ -236,7 +243,15 @@ def _sixteen(gpu: Gpu) -> Precision:
 
 
 def _layout(asked: Asked) -> Layout | None:
-    return parse(asked.layout, asked.gpus) if asked.layout.strip() else None
+    if not asked.layout.strip():
+        return None
+    layout = parse(asked.layout, asked.gpus)
+    if asked.gpus is None and "dp" not in asked.layout.lower() and layout.expert > layout.context:
+        raise CostError(
+            f"--layout is {asked.layout!r}, whose experts need data parallelism: name dp in it, or "
+            "give --count"
+        )
+    return layout
 
 
 def rent_of(text: str) -> float | None:

@@ -88,7 +88,6 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
     if question.pace is not None:
-        _check_pace(question.pace, flops / tokens / gpu.peak, gpu)
         middle = tokens / question.pace / good.useful / 3600
         notes.append(
             f"calibrated by your {question.pace:,.4g} tokens/s a GPU: {middle / clean:.2f} times "
@@ -151,13 +150,24 @@ def _given(
     return Choice(layout, took, held, 1, 0)
 
 
-def _check_pace(pace: float, seconds_a_token: float, gpu: Gpu) -> None:
-    """At full peak a token takes so many seconds of one GPU; fp8 has twice the peak."""
-    most = 2 / seconds_a_token
-    if pace > most:
+def check(question: Question, catalog: Catalog) -> None:
+    """CostError for figures that contradict the network or the GPU."""
+    shape, seq, gpu = question.shape, question.seq or 4096, catalog.gpu(question.gpu)
+    if shape.learned_positions and seq > shape.max_positions > 0:
         raise CostError(
-            f"--pace is {pace:,.4g} tokens/s a GPU, and {gpu.name} at its peak reaches no more "
-            f"than {most:,.4g} with this network: divide by the number of GPUs"
+            f"{shape.name} has {shape.max_positions:,} learned positions and sequences of {seq:,} "
+            f"tokens are asked for: set --seq {shape.max_positions} or less"
+        )
+    if question.batch is not None and question.batch < seq:
+        raise CostError(
+            f"a step of {question.batch:,.0f} tokens does not hold a sequence of {seq:,}: raise "
+            "--batch-tokens or lower --seq"
+        )
+    most = 2 * gpu.peak / (3 * forward_flops_per_token(shape, seq))  # fp8 has twice the peak
+    if question.pace is not None and question.pace > most:
+        raise CostError(
+            f"--pace is {question.pace:,.4g} tokens/s a GPU, and {gpu.name} at its peak reaches no "
+            f"more than {most:,.4g} with this network: divide by the number of GPUs"
         )
 
 

@@ -2,7 +2,7 @@
 
 The headline is what a press release would state: device-hours of final runs (PRETRAIN, CONTEXT,
 POST-TRAIN, RL) that were kept, at the ledger's price. Kept are the productive hours of rows that
-ended well, and of interrupted ones whose run ended well later. The full cost is all that the ledger
+ended well, and of cut-off ones whose run ended well after all. The full cost is all that the ledger
 holds, with an owner's rate, people and other costs where a file of terms gives them:
 
   full / headline = (hours / headline hours) * (mean price / headline's) * (full / what is metered)
@@ -233,47 +233,37 @@ def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     return bill
 
 
+def ended_well(ledger: Ledger, purpose: str) -> set[str]:
+    """Runs with a row of that purpose that ended well, whenever and whosever."""
+    return {g.key["run"] for g in ledger.groups(("run",), purpose=purpose, status="done")}
+
+
 def _resumed(
     ledger: Ledger, filters: Filters, groups: Sequence[Group]
 ) -> Iterator[tuple[tuple[Any, ...], tuple[float, float]]]:
-    """Kept dollars and device-seconds of final rows that were cut off, by key of their group,
-    where a later row of the run ended well."""
+    """Kept dollars and device-seconds of final rows that were cut off, of runs that ended well,
+    by key of their group."""
     for purpose in FINAL:
-        for status in LOST:
-            if not any(
-                g.device_seconds_kept and (g.key["purpose"], g.key["status"]) == (purpose, status)
-                for g in groups
-            ):
-                continue
+        cut = [g for g in groups if g.key["purpose"] == purpose and g.key["status"] in LOST]
+        if not any(group.device_seconds_kept for group in cut):
+            continue
+        ended = ended_well(ledger, purpose)
+        sums: dict[tuple[Any, ...], tuple[float, float]] = {}
+        for status in {group.key["status"] for group in cut}:
             only = _with(filters, purpose=purpose, status=status)
-            if _excluded(filters, only):
-                continue
-            done = _with(only, status="done")
-            ended = {g.key["run"]: g.ended for g in ledger.groups(("run",), **done)}
-            sums: dict[tuple[Any, ...], tuple[float, float]] = {}
             for group in ledger.groups((*_KEYS, "run"), **only):
                 *key, run = group.key.values()
-                if ended.get(run, 0.0) >= group.started:
+                if run in ended:
                     dollars, seconds = sums.get(tuple(key), (0.0, 0.0))
-                    sums[tuple(key)] = (
-                        dollars + group.dollars_kept,
-                        seconds + group.device_seconds_kept,
-                    )
-            yield from sums.items()
+                    dollars += group.dollars_kept
+                    sums[tuple(key)] = (dollars, seconds + group.device_seconds_kept)
+        yield from sums.items()
 
 
 def _with(filters: Filters, **changes: Any) -> Filters:
     """The filters with changes; none takes one away."""
     merged = {**filters, **changes}
     return cast(Filters, {name: value for name, value in merged.items() if value is not None})
-
-
-def _excluded(filters: Filters, only: Filters) -> bool:
-    """Whether a filter of the report's own keeps these rows out."""
-    return any(
-        filters.get(name) is not None and filters.get(name) != only.get(name)
-        for name in ("purpose", "status")
-    )
 
 
 def _count(

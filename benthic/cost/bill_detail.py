@@ -135,7 +135,7 @@ def _input(key: str) -> str:
     return short(f"{words.get(group, group)} {rest.replace('.', ', ')}".strip(), 40)
 
 
-def sources(bill: Bill, write: Write, drawn: bool) -> Section:
+def prices(bill: Bill, write: Write, drawn: bool) -> Section:
     rows = []
     shown = bill.prices[:PRICES]
     for price in shown:
@@ -152,52 +152,48 @@ def sources(bill: Bill, write: Write, drawn: bool) -> Section:
         )
     more = len(bill.prices) - len(shown)
     columns = ("device", "$/h", "hours", "dollars", "source of the price")
-    prices = Table(
-        title="Prices",
+    table = Table(
         columns=columns,
         right=columns[1:4],
         rows=rows,
         note=f"And {more:,} more, each with fewer dollars." if more > 0 else "",
         phone="1.4fr 1fr .8fr 1fr",
     )
-    blocks: Blocks = [prices, Points(items=_assumptions(bill))]
+    blocks: Blocks = [table]
     if bill.terms.inputs:
-        blocks.insert(1, _given(bill, drawn))
-    return Section(title="Prices and assumptions", blocks=blocks)
+        blocks.append(_given(bill, drawn))
+    return Section(title="Prices and sources", blocks=blocks)
 
 
 def _given(bill: Bill, drawn: bool) -> Table | Points:
     """The figures of the file of terms."""
     entries = [
         (
-            entry.key,
+            short(entry.key, 40),
             f"{entry.value:,.6g} {entry.unit}",
-            ends(entry.low, entry.high),
-            "; ".join(filter(None, (entry.source, entry.date, entry.note))),
+            "; ".join(
+                filter(None, (ends(entry.low, entry.high), entry.source, entry.date, entry.note))
+            ),
         )
         for entry in bill.terms.inputs.values()
     ]
     if not drawn:
-        told = [
-            (short(key, 28), f"{value}{f' ({span})' if span else ''}: {source}")
-            for key, value, span, source in entries
-        ]
-        return Points(items=told)
+        return Points(items=[(short(key, 28), f"{value}: {rest}") for key, value, rest in entries])
     return Table(
         title=f"From {bill.terms.file}",
-        columns=("input", "value", "low - high", "source"),
-        right=("value", "low - high"),
+        columns=("input", "value", "low - high, source"),
+        right=("value",),
         rows=entries,
-        phone="1fr 1fr 1fr",
+        phone="1.1fr 1fr",
     )
 
 
-def _assumptions(bill: Bill) -> list[tuple[str, str]]:
+def assumed(bill: Bill) -> Section:
     items = [
         (
             "headline",
             "productive hours of rows of purpose pretrain, context, post-train and rl that ended "
-            "well, and of cut-off ones whose run ended well later, at the price of the row.",
+            "well, and of cut-off ones whose run ended well after all, at the price of the row.",
         )
     ]
     if any(price.source.startswith("assumption") and price.price for price in bill.prices):
@@ -228,4 +224,4 @@ def _assumptions(bill: Bill) -> list[tuple[str, str]]:
         )
     else:
         items.append(("not in it", "people and costs beside machines: give them with --inputs."))
-    return items
+    return Section(title="What is assumed", blocks=[Points(items=items)])

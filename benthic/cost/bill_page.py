@@ -30,7 +30,6 @@ from benthic.cost.page import (
     Section,
     Table,
     bars,
-    boxes,
     digits,
     rate,
 )
@@ -61,21 +60,23 @@ _MOST = 10  # names told of projects and users
 def story(bill: Bill, *, drawn: bool = False) -> Page:
     """The whole bill; `drawn` for a page with drawings and folded lists."""
     write = dollars(bill.full)
+    project = bill.filters.get("project")
     sections: list[Section] = []
     if bill.rows:
         sections = [
             _steps(bill, write, drawn),
-            _ratio(bill, write, drawn),
+            _ratio(bill, write),
             _purposes(bill, write),
             _who(bill, write),
             bill_detail.plans(bill, write),
             bill_detail.idle(bill, write),
             bill_detail.energy(bill),
             bill_detail.sure(bill, write, drawn),
-            bill_detail.sources(bill, write, drawn),
+            bill_detail.prices(bill, write, drawn),
+            bill_detail.assumed(bill),
         ]
     return Page(
-        title="The bill",
+        title=f"The bill of {short(project, 40)}" if project else "The bill",
         verdict=_verdict(bill, write),
         about=_about(bill),
         numbers=_numbers(bill, write) if bill.rows else (),
@@ -83,10 +84,10 @@ def story(bill: Bill, *, drawn: bool = False) -> Page:
     )
 
 
-def steps_of(bill: Bill) -> list[tuple[str, str, float]]:
-    """Key, name and rounded dollars of each step of the waterfall."""
+def steps_of(bill: Bill, after: int) -> list[tuple[str, str, float]]:
+    """Key, name and dollars of each step of the waterfall, rounded to `after` places."""
     steps = bill.waterfall
-    amounts = rounded((amount for _, amount in steps), places(bill.full))
+    amounts = rounded((amount for _, amount in steps), after)
     return [
         (key, STEPS.get(key, key.removeprefix("costs.")), amount)
         for (key, _), amount in zip(steps, amounts, strict=True)
@@ -176,7 +177,7 @@ def _each(amount: Amount) -> str:
 
 
 def _steps(bill: Bill, write: Write, drawn: bool) -> Section:
-    steps, full = steps_of(bill), bill.full
+    steps, full = steps_of(bill, places(bill.full)), bill.full
     title = "From headline to all of it"
     spent = {"headline": bill.headline, **bill.steps}
     rows = []
@@ -206,43 +207,42 @@ def _steps(bill: Bill, write: Write, drawn: bool) -> Section:
     return Section(title=title, blocks=[picture, table])
 
 
-def _ratio(bill: Bill, write: Write, drawn: bool) -> Section:
+def _ratio(bill: Bill, write: Write) -> Section:
+    """The gap as hours left out times their price, and the factors of the ratio."""
     factors = bill.factors
     if factors is None or len(bill.waterfall) == 1:
         return Section(title="", blocks=[])
-    head, metered = bill.headline, bill.metered
-    by_hours, by_price, by_rest = factors
+    head, metered, extra = bill.headline, bill.metered, bill.full - bill.metered.dollars
     times = digits(bill.full / head.dollars, 3)
-    left = metered.hours - head.hours
+    rest = f" x {factors[2]:.3f} (people, other costs)" if extra else ""
     text = (
-        f"{write(bill.full)} / {write(head.dollars)} = {times} = {digits(by_hours, 3)} (hours) x "
-        f"{by_price:.3f} (price)"
+        f"{write(bill.full)} / {write(head.dollars)} = {times} = {digits(factors[0], 3)} (hours) "
+        f"x {factors[1]:.3f} (price){rest}."
     )
-    text += f" x {by_rest:.3f} (people and other costs)." if by_rest > 1 else "."
-    text += f" The headline leaves out {hours(left)} of {hours(metered.hours)} device-hours"
-    if left > 0 and not bill.owned:
-        mean = (metered.dollars - head.dollars) / left
-        text += f", at {rate(mean)} an hour where its own cost {rate(head.dollars / head.hours)}"
-    blocks: Blocks = [Prose(text=f"{text}.")]
-    if drawn:
-        pairs = [
-            (_box("all", metered), metered.hours, metered.dollars / metered.hours),
-            (_box("headline", head), head.hours, head.dollars / head.hours),
-        ]
-        words = "Two rectangles, hours wide and dollars an hour high."
-        blocks.append(
-            Drawing(
-                title="Hours times price",
-                drawing=boxes("Hours times price", words, pairs),
-                caption="Width is device-hours, height is dollars an hour, area is money, to one "
-                "scale. People and other costs are no hours of a device, and not in it.",
-            )
-        )
-    return Section(title=f"Why {times} times", blocks=blocks)
+    left = metered.hours - head.hours
+    parts = [
+        ("the headline", head.hours, head.dollars),
+        ("its hours at the owner's rate", head.hours, bill.owned),
+        ("hours left out", left, metered.dollars - head.dollars - bill.owned),
+        ("people, other costs", 0.0, extra),
+    ]
+    amounts = rounded((dollars for *_, dollars in parts), places(bill.full))
+    rows = [
+        (name, hours(span) if span else "", _rate(dollars, span), write(amount))
+        for (name, span, dollars), amount in zip(parts, amounts, strict=True)
+        if dollars or name == "hours left out"
+    ]
+    rows.append(("everything", hours(metered.hours), "", write(sum(amounts))))
+    columns = ("", "device-hours", "$/h", "dollars")
+    table = Table(columns=columns, right=columns[1:], rows=rows, total=True)
+    return Section(title=f"Why {times} times", blocks=[Prose(text=text), table])
 
 
-def _box(name: str, amount: Amount) -> str:
-    return f"{name}: {hours(amount.hours)} h x {rate(amount.dollars / amount.hours)}"
+def _rate(amount: float, span: float) -> str:
+    if not span:
+        return ""
+    each = amount / span
+    return f"{'-' if each < 0 else ''}{rate(abs(each))}"
 
 
 def _purposes(bill: Bill, write: Write) -> Section:
@@ -250,22 +250,26 @@ def _purposes(bill: Bill, write: Write) -> Section:
         {purpose for purpose, _ in bill.cells},
         key=lambda p: -sum(a.dollars for (q, _), a in bill.cells.items() if q == p),
     )
-    rows, write_some = [], blank(write)
+    some = blank(write)
     totals = [sum(a.dollars for (q, _), a in bill.cells.items() if q == p) for p in purposes]
     amounts = rounded(totals, places(bill.full))
+    columns = ["purpose", "rows", "ended well", "cut off", "running", "dollars"]
+    rows = []
     for purpose, amount in zip(purposes, amounts, strict=True):
         cells = {status: a for (p, status), a in bill.cells.items() if p == purpose}
         done, running = (cells.get(s, Amount()).dollars for s in ("done", "running"))
         lost = sum(cells.get(s, Amount()).dollars for s in LOST)
         name = f"{purpose} (final)" if purpose in FINAL else purpose
-        number = sum(a.rows for a in cells.values())
-        rows.append((name, f"{number:,}", *map(write_some, (done, lost, running)), write(amount)))
-    rows.append(("metered", f"{bill.rows:,}", "", "", "", write(sum(amounts))))
-    columns = ("purpose", "rows", "ended well", "failed, cut off", "running", "dollars")
-    note = "Kept parts of runs that were cut off and ended well later stand under cut off here."
-    resumed = any(s in LOST and p in FINAL for p, s in bill.cells)
+        number = f"{sum(a.rows for a in cells.values()):,}"
+        rows.append([name, number, some(done), some(lost), some(running), write(amount)])
+    rows.append(["metered", f"{bill.rows:,}", "", "", "", write(sum(amounts))])
+    if not bill.open_rows:
+        for row in (columns, *rows):
+            del row[4]
+    cut = any(a.dollars for (p, s), a in bill.cells.items() if p in FINAL and s in LOST)
+    note = "What a final run kept when it was cut off is in the headline if it ended well later."
     table = Table(
-        columns=columns, right=columns[1:], rows=rows, total=True, note=note if resumed else ""
+        columns=columns, right=columns[1:], rows=rows, total=True, note=note if cut else ""
     )
     return Section(title="By purpose and outcome", blocks=[table])
 
@@ -295,7 +299,6 @@ def _shares(title: str, found: Mapping[str, Share], bill: Bill, write: Write) ->
     rows = [
         (
             short(name or "(none)", 24),
-            hours(part.full.hours),
             cells(part.headline.dollars),
             cells(part.lost.dollars),
             cells(part.idle.dollars),
@@ -303,7 +306,7 @@ def _shares(title: str, found: Mapping[str, Share], bill: Bill, write: Write) ->
         )
         for (name, part), amount in zip(shown, full, strict=True)
     ]
-    columns = (title[:-1], "hours", "headline", "lost", "idle", "all of it")
+    columns = (title[:-1], "headline", "lost", "idle", "all of it")
     return Table(title=title.capitalize(), columns=columns, right=columns[1:], rows=rows)
 
 

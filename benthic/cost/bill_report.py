@@ -17,13 +17,16 @@ from benthic.cost.bill import Amount, Bill, Share, draw_up, moment
 from benthic.cost.bill_page import steps_of, story
 from benthic.cost.bill_spread import weigh
 from benthic.cost.bill_terms import load
-from benthic.cost.bill_words import places
+from benthic.cost.bill_words import cents
 from benthic.cost.catalog import CostError
 from benthic.cost.ledger import Ledger, ledger_path
-from benthic.cost.page import Page, Points, Prose, Table, print_page, say, write_page
+from benthic.cost.page import Points, Prose, Table, print_page, say, write_page
 from benthic.svg import visible
 
-CARD = ("From headline to all of it", "By purpose and outcome", "Energy", "How sure it is")
+CARD = (
+    *("From headline to all of it", "By purpose and outcome", "Energy", "How sure it is"),
+    "What is assumed",
+)
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
@@ -72,8 +75,8 @@ def show(
 
 def to_dict(bill: Bill) -> dict[str, Any]:
     """For JSON: US dollars, device-hours, kWh, times in ISO 8601 UTC, inputs with sources."""
-    steps = steps_of(bill)
-    after = places(bill.full)
+    after = cents(bill.full)
+    steps = steps_of(bill, after)
     full = round(sum(amount for _, _, amount in steps), after)
     factors = bill.factors
     return {
@@ -177,8 +180,6 @@ def card(bill: Bill) -> str:
         for section in page.sections:
             if section.title == title:
                 lines += [f"### {title}", "", *_blocks(section.blocks)]
-    lines += [f"### {title}" for title in ("Assumptions",) if bill.rows]
-    lines += ["", *_blocks(_assumptions(page))] if bill.rows else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -199,11 +200,6 @@ def write_card(bill: Bill, target: Path) -> None:
     except (OSError, ValueError) as error:
         name, why = visible(str(target)), visible(str(error))
         raise CostError(f"{name} cannot be written ({why}); name a file in a folder.") from None
-
-
-def _assumptions(page: Page) -> list[Any]:
-    last = page.sections[-1]
-    return [block for block in last.blocks if isinstance(block, Points)]
 
 
 def _blocks(blocks: Sequence[Any]) -> list[str]:

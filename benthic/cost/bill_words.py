@@ -1,7 +1,7 @@
 """How a bill writes its figures: dollars to the cent, hours, energy, dates.
 
-Dollars are whole from a million on, to the cent below, finer below a dollar: the size of the whole
-bill decides, so that a column has one precision.
+Dollars are whole from ten thousand on, to the cent below, finer below a dollar: the size of the
+whole bill decides, so that a column has one precision.
 """
 
 import math
@@ -14,12 +14,13 @@ Write = Callable[[float], str]
 
 
 def places(full: float) -> int:
-    """Digits after the point of a dollar in a bill of that size."""
-    if full >= 1e6:
-        return 0
-    if full >= 1 or not full:
-        return 2
-    return min(10, 2 - math.floor(math.log10(full)))
+    """Digits after the point that a bill of that size shows."""
+    return 0 if full >= 1e4 else cents(full)
+
+
+def cents(full: float) -> int:
+    """Digits after the point that a bill of that size is kept to: two, or more below a dollar."""
+    return 2 if full >= 1 or not full else min(10, 2 - math.floor(math.log10(full)))
 
 
 def dollars(full: float) -> Write:

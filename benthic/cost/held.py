@@ -206,8 +206,9 @@ def _watts(
     if not is_gpu:
         busy, idle = _BUSY_CORE, _IDLE_CORE
         return None, (
-            f"assumption: {busy[1]:g} W ({busy[0]:g} to {busy[2]:g}) a busy core and "
-            f"{idle[1]:g} W ({idle[0]:g} to {idle[2]:g}) for each of {cores()} cores held"
+            f"{busy[1]:g} W ({busy[0]:g} to {busy[2]:g}) a busy core and "
+            f"{idle[1]:g} W ({idle[0]:g} to {idle[2]:g}) for each of {cores()} cores held, "
+            "an assumption"
         )
     from benthic.cost.catalog import CostError, load
 
@@ -216,7 +217,9 @@ def _watts(
         gpu = catalog.gpu(name)
     except CostError:
         low, mid, high = _UNKNOWN_GPU
-        return _UNKNOWN_GPU, f"assumption: {mid:g} W ({low:g} to {high:g}), a GPU of unknown kind"
+        return _UNKNOWN_GPU, (
+            f"{mid:g} W ({low:g} to {high:g}), an assumption for a GPU of unknown kind"
+        )
     load_of = catalog.figure("avg_power_fraction")
     low, mid, high = (gpu.server_watts * x for x in (load_of.low, load_of.value, load_of.high))
     return (low, mid, high), (

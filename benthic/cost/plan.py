@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from statistics import NormalDist
 
-from benthic.cost.basis import MOST_GPUS, Basis, Question, basis, fixed, held, nodes
+from benthic.cost.basis import MOST_GPUS, Basis, Question, basis, check, fixed, held, nodes
 from benthic.cost.catalog import Catalog, CostError, Figure, Gpu
 from benthic.cost.choose import Choice
 from benthic.cost.goodput import Goodput
@@ -82,7 +82,7 @@ def plan(question: Question, catalog: Catalog) -> Plan:
         seq = min(4096, question.shape.max_positions or 4096)
         notes.append(f"sequences of {seq:,} tokens, as most pretraining has; --seq sets others")
         question = replace(question, seq=seq)
-    _check_length(question)
+    check(question, catalog)
     if question.tokens is None:
         return _tokens_for(question, catalog, gpu, rent, notes)
     if question.gpus is None and question.layout is None:
@@ -90,19 +90,13 @@ def plan(question: Question, catalog: Catalog) -> Plan:
     return _answer(question, fixed(question, catalog), catalog, rent, notes)
 
 
-def _check_length(question: Question) -> None:
-    shape, seq = question.shape, question.seq or 0
-    if shape.learned_positions and seq > shape.max_positions > 0:
-        raise CostError(
-            f"{shape.name} has {shape.max_positions:,} learned positions and sequences of {seq:,} "
-            f"tokens are asked for: set --seq {shape.max_positions} or less"
-        )
-
-
 def rent_of(question: Question, catalog: Catalog, gpu: Gpu) -> Figure:
     """US dollars a GPU-hour: the question's own, or the catalog's of its date."""
     if question.rent is None:
-        return catalog.rent(gpu.name, question.date)
+        try:
+            return catalog.rent(gpu.name, question.date)
+        except CostError as error:
+            raise CostError(f"{error}, or give --rent") from None
     price = question.rent
     return Figure(f"rent.{gpu.name.lower()}", price, price, price, "USD/h", "yours", "", "own")
 
@@ -194,7 +188,7 @@ def _gpus_for(
     if question.days is None:
         most = USUAL_MOST
         notes.append(
-            f"as many GPUs as finish in {DAYS:.0f} days, {most:,} at most; --count or --days sets it"
+            f"as many GPUs as finish in {DAYS:.0f} days, at most {most:,} (--count, --days)"
         )
     tokens = question.tokens or 0.0
     flops = 3 * forward_flops_per_token(question.shape, question.seq or 4096) * tokens
@@ -234,6 +228,11 @@ def _tokens_for(
         (question.budget or inf) / one.dollars.p50,
         (question.days or inf) / one.days.p50,
     )
+    if _TOKENS * most < known.step.tokens:
+        raise CostError(
+            f"that buys {_TOKENS * most:,.3g} tokens, less than one step of {question.shape.name}: "
+            "raise --budget or --days, or name a smaller network"
+        )
     asked = replace(question, tokens=_TOKENS * most)
     return _answer(question, basis(asked, catalog, gpus), catalog, rent, notes, "tokens")
 

@@ -44,7 +44,7 @@ def count(number: float) -> str:
 def dollars(amount: float) -> str:
     """An estimate of US dollars: three digits, cents below a hundred; `money` is for given ones."""
     if amount < 100:
-        return money(amount)
+        return money(amount) if amount >= 0.1 else f"${amount:.1g}"
     for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if amount >= 0.9995 * scale:
             return f"${digits(amount / scale, 3)}{letter}"
@@ -375,7 +375,7 @@ def _range(found: Spread, text: Any) -> str:
 def _time(days: float) -> str:
     """Days, or hours, minutes and seconds where those say more."""
     if days >= 730:
-        return f"{days / 365:.1f} years"
+        return f"{digits(days / 365, 2 if days < 3650 else 3)} years"
     if days >= 2:
         return f"{digits(days, 2 if days < 10 else 3)} days" if days < 100 else f"{days:,.0f} days"
     hours = 24 * days

@@ -2,11 +2,11 @@
 
 A step of a replica is a sum of what one GPU does one after another: scores over its caches in 16
 bits, the products of the other weights, those of the experts, each the longer of its bytes and its
-FLOPs at REACHED of bandwidth or peak; and the communication that does not hide. Latents are served
-as DeepSeek does (V3 section 3.4.2): each GPU has sequences and a copy of all but the experts, which
-are spread, and every copy of a token goes to its expert over the links. Heads of keys and values,
-and dense layers, are split over the GPUs (two all-reduces a layer). The prediction block guesses
-one token where that pays.
+FLOPs at REACHED of bandwidth or peak; and the communication that does not hide. Attention is split
+over some GPUs, by heads (a latent lies on each of them), and copied on the others, by sequences, as
+DeepSeek serves (V3 section 3.4.2); experts lie over all GPUs, and every copy of a token crosses the
+links to its expert; other layers lie over all GPUs, or with attention where there are experts. All
+splits are tried. The prediction block guesses one token where that pays.
 
 Left out: prefill, queues, uneven experts, start-ups of collectives, idle hours. DeepSeek's service
 decoded 14,800 tokens/s on a node of eight H800 at 4,989 tokens of context (2025-03-01, a day's
@@ -53,37 +53,48 @@ class Served:
 def cheapest(
     shape: Shape, gpu: Gpu, precision: Precision, context: int, speed: float = SPEED
 ) -> Served:
-    """The replica of up to MOST GPUs with the most tokens a second and GPU where every sequence gets
+    """The replica of up to MOST GPUs with the most tokens a second and GPU, each sequence getting
     `speed`; `precision` is of weights and products, caches are in 16 bits."""
     best = Served(0, 0, False, 0.0)
     for guesses in (False, True)[: 1 + (shape.mtp > 0)]:
         gpus = 1
         while gpus <= MOST:
-            replica = _Replica(shape, gpu, precision, context, gpus, guesses)
-            batch = replica.most(speed)
-            if batch:
-                found = Served(gpus, batch, guesses, batch * replica.speed(batch) / gpus)
-                best = max(best, found, key=lambda one: one.pace)
+            for tensor in {1, 2, 4, 8, gpus}:
+                if tensor <= min(gpus, shape.heads):
+                    replica = _Replica(shape, gpu, precision, context, gpus, tensor, guesses)
+                    batch = replica.most(speed)
+                    pace = batch * replica.speed(batch) / gpus if batch else 0.0
+                    if pace > best.pace:
+                        best = Served(gpus, batch, guesses, pace)
             gpus *= 2
     return best
 
 
 class _Replica:
-    """One copy of the network on `gpus` GPUs."""
+    """One copy of the network on `gpus` GPUs, its attention split over `tensor` of them."""
 
     def __init__(
-        self, shape: Shape, gpu: Gpu, precision: Precision, context: int, gpus: int, guesses: bool
+        self,
+        shape: Shape,
+        gpu: Gpu,
+        precision: Precision,
+        context: int,
+        gpus: int,
+        tensor: int,
+        guesses: bool,
     ) -> None:
         constants = load_constants()
-        self.shape, self.gpu, self.context, self.gpus = shape, gpu, context, gpus
+        self.shape, self.gpu, self.gpus, self.tensor = shape, gpu, gpus, tensor
         self.tokens = 1 + guesses  # that a sequence brings to a step
         self.gain = 1 + ACCEPTED * guesses
         self.size = 1.0 if precision == "fp8" else 2.0  # bytes of a weight
         self.fast = (gpu.fp8_flops if precision == "fp8" else None) or gpu.peak
-        self.flops, self.counts = decode_parts(shape, context=context), parameters(shape)
-        self.sequence = cache_bytes(shape, context=context)
+        flops, counts = decode_parts(shape, context=context), parameters(shape)
+        self.scores, self.routed = flops["attention_scores"], flops["experts"]
+        self.others = sum(flops.values()) - self.scores - self.routed
+        heads = 1 if shape.latent else min(tensor, shape.kv_heads)
+        self.sequence = cache_bytes(shape, context=context) / heads
         self.hidden = constants.expert_hidden, constants.tensor_hidden
-        self.group = comm.Group(gpus, min(gpus, gpu.per_node))
         self.links = comm.links(
             gpu,
             up_share=constants.scale_up,
@@ -92,35 +103,28 @@ class _Replica:
             pcie=constants.pcie,
             network=constants.network,
         )
-        counts, block = self.counts, self.counts["mtp"] if guesses else 0
-        others = counts["total"] - counts["experts"] - counts["attention"] + block
-        copied, split = 0, counts["experts"]
-        if shape.latent:
-            copied += counts["attention"]
-        else:
-            split += counts["attention"]
-        if shape.latent and shape.experts:
-            copied += others
-        else:
-            split += others
-        self.held = self.size * (copied + split / gpus)
-        self.read = self.size * (copied + (split - counts["experts"]) / gpus)
-        if not shape.tied:  # of the embedding, rows are looked up
-            spread = 1 if shape.latent and shape.experts else gpus
-            self.read -= self.size * counts["embedding"] / spread
+        self.experts = self.size * counts["experts"] / gpus
+        fed = tensor if shape.experts else gpus  # that share what is neither attention nor experts
+        rest = counts["total"] - counts["experts"] - counts["attention"]
+        rest += counts["mtp"] if guesses else 0
+        read = rest if shape.tied else rest - counts["embedding"]  # of it, rows are looked up
+        held = counts["attention"] / tensor + rest / fed
+        self.held = self.size * held + self.experts
+        self.read = self.size * (counts["attention"] / tensor + read / fed)
+        self.room = usable(gpu) - self.held
 
     def fits(self, batch: int) -> bool:
-        held = serving_memory(
-            self.shape, self.held * self.gpus, self.context, batch, gpus=self.gpus
-        )
-        return held.total <= usable(self.gpu)
+        beside = serving_memory(self.shape, 1.0, 1, batch, gpus=self.gpus).other
+        return self._cached(batch) + beside <= self.room
 
     def most(self, speed: float) -> int:
         """The largest batch that fits and gives `speed`; more is cheaper, as weights are shared."""
-        low, high = 0, _MOST_BATCH
+        if not self.fits(1) or self.speed(1) < speed:
+            return 0
+        low, high = 1, _MOST_BATCH
         while low < high:
             middle = (low + high + 1) // 2
-            if self.fits(middle) and self.speed(middle) >= speed:
+            if self.speed(middle) >= speed and self.fits(middle):
                 low = middle
             else:
                 high = middle - 1
@@ -132,21 +136,17 @@ class _Replica:
         return self.gain / (self.step(batch) * drafting)
 
     def step(self, batch: int) -> float:
-        shape, counts, flops = self.shape, self.counts, self.flops
         rows = batch * self.tokens
-        if shape.latent:
-            cached = self.sequence * ceil(batch / self.gpus)
-        else:
-            cached = self.sequence * batch / min(self.gpus, shape.kv_heads)
-        scores = flops["attention_scores"]
-        others = sum(flops.values()) - scores - flops["experts"]
-        work = self._longer(cached, rows * scores, self.gpu.peak)
-        work += self._longer(self.read, rows * others, self.fast)
-        if shape.experts:
-            met = 1 - (1 - shape.experts_per_token / shape.experts) ** rows
-            weights = self.size * counts["experts"] * met / self.gpus
-            work += self._longer(weights, rows * flops["experts"], self.fast)
+        work = self._longer(self._cached(batch), rows * self.scores, self.gpu.peak)
+        work += self._longer(self.read, rows * self.others, self.fast)
+        if self.shape.experts:
+            met = 1 - (1 - self.shape.experts_per_token / self.shape.experts) ** rows
+            work += self._longer(self.experts * met, rows * self.routed, self.fast)
         return work + self._exposed(rows, work)
+
+    def _cached(self, batch: int) -> float:
+        """Bytes of one GPU: of the sequences of its group, its heads, or all of a latent."""
+        return self.sequence * ceil(batch * self.tensor / self.gpus)
 
     def _longer(self, moved: float, flops: float, peak: float) -> float:
         """Seconds of bytes of one GPU, or of FLOPs of all."""
@@ -154,21 +154,29 @@ class _Replica:
 
     def _exposed(self, rows: int, work: float) -> float:
         """Communication of a step that no work hides."""
-        shape, experts_hidden, tensor_hidden = self.shape, *self.hidden
-        copies = shape.experts_per_token
-        there = sum(
-            comm.all_to_all(
-                rows / self.gpus, copies, copies, size * shape.hidden, self.group, self.links
+        shape, gpus, tensor = self.shape, self.gpus, self.tensor
+        copies, wide = shape.experts_per_token, shape.hidden
+        every, few = self._group(gpus), self._group(tensor)
+        summed = shape.layers * self._sum(rows * tensor / gpus, few)
+        if shape.experts:
+            summed += shape.mlp_layers * self._sum(rows * tensor / gpus, few)
+            there = sum(
+                comm.all_to_all(rows / gpus, copies, copies, size * wide, every, self.links)
+                for size in (self.size, 2.0)  # dispatch, combine
             )
-            for size in (self.size, 2.0)  # dispatch, combine
-        )
-        times = (0 if shape.latent else shape.layers) + shape.mlp_layers
-        if shape.latent and shape.experts:
-            times = 0  # all but the experts works on sequences of its own
-        summed = comm.all_reduce(2.0 * rows * shape.hidden, self.group, self.links)
+        else:
+            summed += shape.layers * self._sum(rows, every)
+            there = 0.0
+        experts_hidden, tensor_hidden = self.hidden
         return _left(shape.moe_layers * there, experts_hidden, work) + _left(
-            times * summed, tensor_hidden, work
+            summed, tensor_hidden, work
         )
+
+    def _group(self, size: int) -> comm.Group:
+        return comm.Group(size, min(size, self.gpu.per_node))
+
+    def _sum(self, rows: float, group: comm.Group) -> float:
+        return comm.all_reduce(2.0 * rows * self.shape.hidden, group, self.links)
 
 
 def _left(time: float, hidden: float, work: float) -> float:

@@ -180,8 +180,8 @@ def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
         kind = "of equal total"
         if story.by == "quality":
             kind = "sqrt(total x active), a rule of thumb"
-        kind = kind if story.shape.experts else "its own size"
-        items.append(("the plain model", f"{count(story.size)} parameters: {kind} (--by)"))
+        kind = f"{kind} (--by)" if story.shape.experts else "as many as the network has"
+        items.append(("the plain model", f"{count(story.size)} parameters: {kind}"))
     items.append(
         (
             "real runs",
@@ -189,6 +189,8 @@ def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
             "clean hours, as planned for the whole network",
         )
     )
+    if FP8 in {stage.idea for stage in story.stages}:
+        items.append((FP8, "released in it, so taken to be trained in it"))
     if last.idea == MTP:
         items.append(("look-ahead", f"{ACCEPTED:.0%} of second tokens accepted (V3 5.4.3)"))
     if story.shape.name in ("deepseek-v3", "deepseek-r1") and gpu.name in ("H800-SXM", "H100-SXM"):
@@ -196,7 +198,7 @@ def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
             (
                 "a check",
                 f"DeepSeek's own service decoded {SERVICE:,.0f} tokens/s a GPU over a day "
-                f"(2025-03-01): {last.served.pace / SERVICE:.2g} times less than this floor",
+                f"(2025-03-01); this floor has {last.served.pace / SERVICE:.2g} times that",
             )
         )
     items += [("planned", note) for note in last.plan.assumptions]

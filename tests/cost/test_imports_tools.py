@@ -93,6 +93,12 @@ def test_slurm_does_not_quote(tmp_path: Path) -> None:
     assert odd.status == "interrupted" and "Slurm's state LOST_IN_SPACE" in odd.note
 
 
+@pytest.mark.parametrize("gpu", ["a100_1g.5gb", "1g.10gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
+def test_a_slice_of_a_gpu_has_not_the_price_of_the_whole(tmp_path: Path, gpu: str) -> None:
+    entry = one(read(slurm(tmp_path, job("1", tres=f"cpu=1,gres/gpu:{gpu}=1"))))
+    assert (entry.device, entry.price_per_hour) == (gpu, 0)
+
+
 def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
     again = job("7", state="REQUEUED").replace("T10:", "T08:").replace("T11:", "T09:")
     found = read(slurm(tmp_path, again, job("7"), job("7")), timezone="UTC")

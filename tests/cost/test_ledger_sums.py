@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.entries import AMENDABLE, PURPOSES, Amendment, Billed, Group, amended_value
@@ -193,6 +193,7 @@ AMENDED = st.lists(
 )
 
 
+@settings(max_examples=60)
 @given(ROWS, AMENDED, st.lists(st.sampled_from(BY), max_size=4, unique=True), TEXTS)
 def test_sql_agrees_with_python(
     tmp_path_factory: pytest.TempPathFactory,
