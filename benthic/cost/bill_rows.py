@@ -1,7 +1,7 @@
-"""Rows, amendments and budgets of the ledger in a terminal: `benthic cost list, show, amend, budget`.
+"""Rows, amendments and budgets in a terminal: `benthic cost list`, `show`, `amend` and `budget`.
 
 Times are UTC, dollars are as they count: amended, and what ran inside taken off. A row is named by
-the start of its id, as the list shows it. Names are strangers': control characters are made visible.
+the start of its id, as the list shows it. Names are of strangers: control characters become visible.
 """
 
 import json as json_format

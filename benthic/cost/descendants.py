@@ -14,6 +14,9 @@ from pathlib import Path
 _PROC = Path("/proc")
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE = resource.getpagesize()
+SHARE = 0.0025
+"""of one core that looking may take; at first there is a little more, so short work is seen"""
+_AT_FIRST = 0.05
 _WALKABLE = 32 << 30
 """bytes; the walk for the share of a larger process would hold up its own allocations"""
 
@@ -138,23 +141,22 @@ def _bytes(maxrss: int) -> int:
 class Tree:
     """What the descendants of this process have used since it was made; with its own, if asked.
 
-    One look costs milliseconds on a machine with many processes, so looks are spaced so that they
-    take no more than a 400th of one core: `cpu_seconds` and `peak` are as of the last.
+    One look costs milliseconds on a machine with many processes, so it is left out where looks
+    would take more than SHARE of one core: `cpu_seconds` and `peak` are as of the last.
     """
 
     def __init__(self, *, with_self: bool) -> None:
         self._self = with_self
         self._offset = 0.0
         self._floor = max(largest_self(), largest_dead())
-        self._next = 0.0
+        self._start, self._cost = time.monotonic(), 0.0
         self.cpu_seconds = 0.0
         self.peak = 0
         if with_self:
             self._offset = self._seconds(below(os.getpid()))
 
     def look(self, *, last: bool = False) -> None:
-        now = time.monotonic()
-        if now < self._next and not last:
+        if not last and self._cost > _AT_FIRST + SHARE * (time.monotonic() - self._start):
             return
         began = time.thread_time()
         living = below(os.getpid())
@@ -168,7 +170,7 @@ class Tree:
             self.peak = max(self.peak, memory(pids, resident, self.peak))
         if last:
             self._add_largest()
-        self._next = now + 400 * (time.thread_time() - began)
+        self._cost += time.thread_time() - began
 
     def _seconds(self, living: list[Process]) -> float:
         own = time.process_time() if self._self else 0.0

@@ -26,9 +26,9 @@ _KEYS = frozenset(  # what makes a key of several words a secret: a sort-key is 
     ("api", "access", "secret", "private", "auth", "account", "encryption", "license", "ssh", "x")
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_USER = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)([^\s/@:]*)(:[^\s/@]*)?@")
+_USER = re.compile(r"(?i)((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://)([^\s/@:]*)(:[^\s/@]*)?@")
 _PAIR = re.compile(
-    r"(?P<name>[A-Za-z_+-][\w.+-]*)(?P<equals>\s*=\s*|:\s+)(?P<quote>[\"']?)(?P<value>[^\s\"'&;]+)"
+    r"(?P<name>(?<![\w.+-])[A-Za-z_+-][\w.+-]*)(?P<equals>\s*=\s*|:\s+)(?P<quote>[\"']?)(?P<value>[^\s\"'&;]+)"
 )
 _FLAG = re.compile(r"(?P<name>(?<!\S)--?[A-Za-z][\w.-]*)(?P<equals>\s+)(?P<value>[^\s\"'&;|-]\S*)")
 _SHAPE = re.compile(
@@ -41,13 +41,19 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 
 def masked(command: Sequence[str]) -> str:
     """`command` as one line for a shell, secrets masked, cut to LONGEST characters."""
-    words, before = [], ""
+    words: list[str] = []
+    before, length = "", 0
     for word in command:
-        words.append(_after(before, word) if before else mask_text(word))
+        if length <= LONGEST:
+            short = word[: LONGEST + 1]
+            kept = _after(before, short) if before else mask_text(short)
+            words.append(kept if kept == STARS else shlex.quote(kept))
+        length += len(word) + 1
         before = word if word.startswith("-") and "=" not in word else ""
-    line = " ".join(word if word == STARS else shlex.quote(word) for word in words)
-    more = len(line) - LONGEST
-    return line if more <= 0 else f"{line[:LONGEST]}... ({more} more characters)"
+    line = " ".join(words)
+    if length <= LONGEST + 1 >= len(line):
+        return line
+    return f"{line[:LONGEST]}... ({length} characters)"
 
 
 def mask_text(text: str) -> str:

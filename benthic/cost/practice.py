@@ -6,7 +6,9 @@ covariance falls with the distance in active parameters, in the chip's peak and 
 run leans on published ones that are like it. Of the clean step's own slowness a fixed share carries
 over, all of it beyond e times the hours at full peak: among published runs teams differ more than
 layouts do, but where a step is slower than any of theirs nobody makes up for it. One part in five
-of the prediction is the plain median of the chips' generation: thirty runs are few to learn from.
+of the prediction is the plain median of the chips' generation, since thirty runs are few to learn
+from. Of what is left, half belongs to the team and half to the network on its chip, so that a plan
+of a network that was trained on the same chip before leans on that run most.
 
 Priors and widths are `practice.*` in `speed_constants.csv`; the runs are
 `catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one by one. The
@@ -143,7 +145,15 @@ def _covariance(one: Traits, other: Traits) -> float:
     prior = figures("practice.")
     variances = [4.0] + [prior["factor"] ** 2] * 3
     means = zip(_factors(one), variances, _factors(other), strict=True)
-    return prior["likeness"] ** 2 * _likeness(one, other) + sum(a * v * b for a, v, b in means)
+    shared = prior["likeness"] ** 2 * _likeness(one, other) + sum(a * v * b for a, v, b in means)
+    return shared + prior["same"] ** 2 * _same(one, other)
+
+
+def _same(one: Traits, other: Traits) -> bool:
+    """Whether it is the same network on the same chip, trained again or by others."""
+    kind = (one.peak, one.small, one.pod, one.experts)
+    alike = kind == (other.peak, other.small, other.pod, other.experts)
+    return alike and abs(log(one.active / other.active)) < 0.01
 
 
 def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
@@ -155,7 +165,8 @@ def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
     here = [_covariance(traits, run) for run in runs]
     mean = middle + _dot(here, solve(matrix, [one - middle for one in seen]))
     variance = _covariance(traits, traits) - _dot(here, solve(matrix, here))
-    plain = figures("practice.")["plain"]
+    known = any(_same(traits, run) for run in runs)
+    plain = 0.0 if known else figures("practice.")["plain"]
     found = (1 - plain) * (mean + _carried(traits)) + plain * _usual(traits, runs)
     return found, sqrt(max(0.0, variance) + noise)
 
