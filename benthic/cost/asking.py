@@ -258,7 +258,7 @@ def rent_of(text: str) -> float | None:
     """US dollars an hour of one GPU, or None where nothing is given."""
     if not text:
         return None
-    dollars = units.money(re.sub(r"\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent")
+    dollars = units.money(re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent")
     if dollars > 1000:
         raise CostError(f"--rent is {text}: give US dollars an hour of one GPU, up to 1000")
     return dollars

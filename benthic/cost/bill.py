@@ -34,7 +34,10 @@ LARGEST = 10  # runs, users and projects told by name
 EXACT = 100_000  # rows up to which sources of energy are summed, which reads the whole file
 SAMPLE = 1_000  # newest rows that are looked at beyond
 _DAY = 86_400.0
-_KEYS = ("purpose", "status", "project", "user", "device", "price_per_hour", "price_source")
+_KEYS = (
+    *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
+    "run",
+)
 
 
 @dataclass
@@ -77,14 +80,17 @@ class Price:
     high: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Run:
     """A run, by what was metered of it."""
 
     run: str
-    name: str
-    amount: Amount
-    tokens: int
+    amount: Amount = field(default_factory=Amount)
+    tokens: int = 0
+
+    @property
+    def name(self) -> str:
+        return label("", self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,21 +219,25 @@ def moment(text: str | None, now: float) -> float | None:
 def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
     given = _with({}, **filters)
-    groups = ledger.groups(_KEYS, **given)
+    groups = ledger.groups(_KEYS, **given)  # one pass over the file for all that is told
     bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
-    resumed = dict(_resumed(ledger, given, groups))
+    ended = _ended(ledger, given, groups)
     prices: dict[tuple[str, float, str], Price] = {}
+    runs: dict[str, Run] = {}
     for group in groups:
-        _count(bill, group, resumed.get(tuple(group.key.values()), (0.0, 0.0)), prices)
+        _count(bill, group, group.key["run"] in ended.get(group.key["purpose"], ()), prices, runs)
     if groups:
         bill.started = min(group.started for group in groups)
         bill.ended = max(group.ended for group in groups)
     bill.prices = sorted(prices.values(), key=lambda p: (-p.hours * p.price, -p.hours, p.device))
+    bill.run_count = len(runs)
+    bill.runs = heapq.nlargest(
+        LARGEST, runs.values(), key=lambda run: (run.amount.dollars, run.amount.hours)
+    )
     bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
     inputs = bill.terms.inputs
     bill.people = people_cost(bill.terms, {key: entry.value for key, entry in inputs.items()})
     bill.costs = {key: inputs[key].value for key in bill.terms.costs}
-    _runs(bill, ledger, given)
     bill.plans = list(_plans(ledger, given))
     _energy_sources(bill, ledger, given)
     return bill
@@ -238,26 +248,16 @@ def ended_well(ledger: Ledger, purpose: str) -> set[str]:
     return {g.key["run"] for g in ledger.groups(("run",), purpose=purpose, status="done")}
 
 
-def _resumed(
-    ledger: Ledger, filters: Filters, groups: Sequence[Group]
-) -> Iterator[tuple[tuple[Any, ...], tuple[float, float]]]:
-    """Kept dollars and device-seconds of final rows that were cut off, of runs that ended well,
-    by key of their group."""
-    for purpose in FINAL:
-        cut = [g for g in groups if g.key["purpose"] == purpose and g.key["status"] in LOST]
-        if not any(group.device_seconds_kept for group in cut):
-            continue
-        ended = ended_well(ledger, purpose)
-        sums: dict[tuple[Any, ...], tuple[float, float]] = {}
-        for status in {group.key["status"] for group in cut}:
-            only = _with(filters, purpose=purpose, status=status)
-            for group in ledger.groups((*_KEYS, "run"), **only):
-                *key, run = group.key.values()
-                if run in ended:
-                    dollars, seconds = sums.get(tuple(key), (0.0, 0.0))
-                    dollars += group.dollars_kept
-                    sums[tuple(key)] = (dollars, seconds + group.device_seconds_kept)
-        yield from sums.items()
+def _ended(ledger: Ledger, filters: Filters, groups: Sequence[Group]) -> dict[str, set[str]]:
+    """Runs that ended well, by final purpose, where some of their rows were cut off."""
+    cut = {g.key["purpose"] for g in groups if g.key["status"] in LOST and g.device_seconds_kept}
+    if filters:  # the end may be a row that the filters keep out
+        return {purpose: ended_well(ledger, purpose) for purpose in FINAL if purpose in cut}
+    ended: dict[str, set[str]] = {purpose: set() for purpose in FINAL if purpose in cut}
+    for group in groups:
+        if group.key["status"] == "done" and group.key["purpose"] in ended:
+            ended[group.key["purpose"]].add(group.key["run"])
+    return ended
 
 
 def _with(filters: Filters, **changes: Any) -> Filters:
@@ -269,18 +269,18 @@ def _with(filters: Filters, **changes: Any) -> Filters:
 def _count(
     bill: Bill,
     group: Group,
-    resumed: tuple[float, float],
+    ended: bool,
     prices: dict[tuple[str, float, str], Price],
+    runs: dict[str, Run],
 ) -> None:
-    """Put a group's hours and dollars where they belong."""
-    purpose, status, project, user, device, price, source = group.key.values()
+    """Put a group's hours and dollars where they belong; `ended`: its run ended well."""
+    purpose, status, project, user, device, price, source, run = group.key.values()
     rate = bill.terms.rate(device)
     hours = group.device_seconds / 3600
     final = purpose in FINAL
-    kept_dollars, kept = resumed
-    if final and status == "done":
-        kept_dollars, kept = group.dollars_kept, group.device_seconds_kept
-    kept /= 3600
+    kept_dollars, kept = 0.0, 0.0
+    if final and (status == "done" or (ended and status in LOST)):
+        kept_dollars, kept = group.dollars_kept, group.device_seconds_kept / 3600
     if rate is None:
         dollars, kept_full = group.dollars, kept_dollars
     else:
@@ -303,11 +303,17 @@ def _count(
             share.lost.add(rest, left)
         elif step == "idle":
             share.idle.add(rest, left)
-    known = prices.setdefault((device, price, source), Price(device, price, source))
+    known = prices.get((device, price, source))
+    if known is None:
+        known = prices[device, price, source] = Price(device, price, source)
+        known.low, known.high = price_range(price, source)
     known.rows += group.rows
     known.hours += hours
     known.headline_hours += kept
-    known.low, known.high = price_range(price, source)
+    if run not in runs:
+        runs[run] = Run(run=run)
+    runs[run].amount.add(dollars, hours, group.rows)
+    runs[run].tokens += group.tokens
     bill.energy.joules += group.joules
     bill.energy.low += group.joules_low
     bill.energy.high += group.joules_high
@@ -325,25 +331,6 @@ def _step(purpose: str, status: str, final: bool) -> str:
     if final:
         return "running" if status == "running" else "lost"
     return purpose if purpose in STEPS else "other"
-
-
-def _runs(bill: Bill, ledger: Ledger, filters: Filters) -> None:
-    """The largest runs; the ledger's other sums have no room for the name of each."""
-    found: dict[str, Run] = {}
-    for group in ledger.groups(("device", "run"), **filters):
-        device, run = group.key.values()
-        rate = bill.terms.rate(device)
-        hours = group.device_seconds / 3600
-        dollars = group.dollars if rate is None else hours * bill.terms.inputs[rate].value
-        known = found.get(run)
-        amount = known.amount if known else Amount()
-        amount.add(dollars, hours, group.rows)
-        tokens = group.tokens + (known.tokens if known else 0)
-        found[run] = Run(run=run, name=label("", run), amount=amount, tokens=tokens)
-    bill.run_count = len(found)
-    bill.runs = heapq.nlargest(
-        LARGEST, found.values(), key=lambda run: (run.amount.dollars, run.amount.hours)
-    )
 
 
 def _plans(ledger: Ledger, filters: Filters) -> Iterator[Held]:

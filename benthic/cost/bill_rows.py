@@ -1,7 +1,7 @@
 """Rows, amendments and budgets in a terminal: `benthic cost list`, `show`, `amend` and `budget`.
 
 Times are UTC, dollars are as they count: amended, and what ran inside taken off. A row is named by
-the start of its id, as the list shows it. Names are of strangers: control characters become visible.
+the start of its id, as the list shows it. Control characters of names are made visible.
 """
 
 import json as json_format

@@ -101,7 +101,8 @@ def memory(
 ) -> Memory:
     """Bytes per GPU, of the pipeline's fullest stage, in training on sequences of `seq` tokens.
 
-    The layout must divide (`Layout.check`); here only its sizes are looked at. `optimizer`: AdamW
+    The layout must divide (`Layout.check`); here only its sizes are looked at, and its
+    `micro_batches` bound what is in flight: one alone fills no pipeline. `optimizer`: AdamW
     with two fp32 moments, with bf16 ones as DeepSeek-V3 has them, or in 8 bits with a scale each
     256; Muon has one fp32 momentum for matrices, AdamW's two for the rest. Raises CostError for
     sizes or lengths that cannot be.

@@ -35,8 +35,9 @@ _NOT_IN = (
 
 def count(number: float) -> str:
     """671B, 14.8T, 512: three digits and a scale."""
+    number = float(f"{number:.3g}")
     for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * scale:
+        if number >= scale:
             return digits(number / scale, 3) + letter
     return digits(number, 3)
 
@@ -45,10 +46,8 @@ def dollars(amount: float) -> str:
     """An estimate of US dollars: three digits, cents below a hundred; `money` is for given ones."""
     if amount < 100:
         return money(amount) if amount >= 0.1 else f"${amount:.1g}"
-    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if amount >= 0.9995 * scale:
-            return f"${digits(amount / scale, 3)}{letter}"
-    return f"${float(f'{amount:.3g}'):,.0f}"
+    amount = float(f"{amount:.3g}")
+    return f"${amount:,.0f}" if amount < 1e6 else f"${count(amount)}"
 
 
 def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:

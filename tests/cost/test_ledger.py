@@ -250,6 +250,7 @@ def test_the_path_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         ({"count": 0}, "count is 0"),
         ({"price_per_hour": float("nan")}, "price_per_hour is nan"),
         ({"price_per_hour": -1.0}, "price_per_hour is -1.0"),
+        ({"price_per_hour": float("inf")}, "price_per_hour is inf"),
     ],
 )
 def test_a_span_is_checked(tmp_path: Path, change: dict[str, object], words: str) -> None:

@@ -163,13 +163,17 @@ def test_nothing_recorded_is_rewritten_from_outside(ledger: Ledger, tmp_path: Pa
     ledger.plan_set(tmp_path, {})
     other = sqlite3.connect(ledger.path, isolation_level=None)
     before = list(other.iterdump())
+    columns = ", ".join(COLUMNS)
     statements = [
         *(f"DELETE FROM {table}" for table in ("entries", "amendments", "budgets", "plans")),
         *(f"UPDATE {table} SET id = 'x'" for table in ("entries", "amendments", "budgets")),
         *(f"REPLACE INTO {table} SELECT * FROM {table}" for table in ("amendments", "plans")),
         f"UPDATE entries SET started = 0 WHERE id = '{running}'",
         f"UPDATE OR REPLACE entries SET external = 'a' WHERE id = '{running}'",
-        f"REPLACE INTO entries ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM entries",
+        *(
+            f"REPLACE INTO entries ({columns}) SELECT {columns} FROM entries WHERE status = '{now}'"
+            for now in ("running", "done")
+        ),
         "UPDATE plans SET document = ''",
     ]
     for statement in statements:

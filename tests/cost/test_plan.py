@@ -1,0 +1,295 @@
+"""Plans: what must hold whatever the figures are, both ways round, and what each input moves."""
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benthic.cost import plan_page
+from benthic.cost.basis import Question, nodes
+from benthic.cost.catalog import Catalog, CostError, load
+from benthic.cost.layout import parse
+from benthic.cost.plan import Plan, plan
+from benthic.cost.read_shape import shape
+from benthic.cost.sizes import sizes
+
+CATALOG = load()
+SPREADS = ("days", "gpu_hours", "dollars", "megawatt_hours", "energy_dollars", "pace", "mfu")
+SMALL = Question(shape=shape("llama-3.2-1b"), gpu="h100", gpus=8, tokens=1e11, layout=parse("dp8"))
+V3 = Question(
+    shape=shape("deepseek-v3"),
+    gpu="h800",
+    gpus=2048,
+    tokens=1e12,
+    seq=4096,
+    batch=15360 * 4096,
+    layout=parse("dp128 pp16 ep64 zero1 fp8"),
+    precision="fp8",
+)
+
+
+@cache
+def planned(question: Question) -> Plan:
+    return plan(question, CATALOG)
+
+
+def own(folder: Path, *rows: str) -> Catalog:
+    file = folder / "own.csv"
+    file.write_text("\n".join(["key,value,unit", *rows]) + "\n")
+    return load([file])
+
+
+@pytest.mark.parametrize("question", [SMALL, V3])
+def test_percentiles_are_in_order_and_medians_multiply_out(question: Question) -> None:
+    one = planned(question)
+    for name in SPREADS:
+        found = getattr(one, name)
+        assert 0 < found.p10 <= found.p50 <= found.p90, name
+    assert one.gpu_hours.p50 == pytest.approx(one.practice.p50, rel=1e-3)
+    assert one.gpu_hours.p90 == pytest.approx(one.practice.p90, rel=5e-3)
+    assert one.days.p50 == pytest.approx(one.gpu_hours.p50 / 24 / one.gpus)
+    assert one.pace.p50 == pytest.approx(one.tokens / 3600 / one.gpu_hours.p50, rel=1e-3)
+    low, high = one.rent.low * one.gpu_hours.p50, one.rent.high * one.gpu_hours.p50
+    assert low <= one.dollars.p50 <= high
+
+
+def test_a_price_without_a_range_multiplies_out_exactly() -> None:
+    one = planned(replace(SMALL, rent=2.5))
+    for share in ("p10", "p50", "p90"):
+        assert getattr(one.dollars, share) == pytest.approx(2.5 * getattr(one.gpu_hours, share))
+
+
+@settings(max_examples=5)
+@given(st.floats(1e9, 1e14), st.floats(1.1, 4))
+def test_hours_go_with_tokens_at_a_fixed_layout(tokens: float, more: float) -> None:
+    once = plan(replace(SMALL, tokens=tokens), CATALOG)
+    often = plan(replace(SMALL, tokens=more * tokens), CATALOG)
+    for name in ("gpu_hours", "days", "dollars", "megawatt_hours", "energy_dollars"):
+        assert getattr(often, name).p50 == pytest.approx(more * getattr(once, name).p50, rel=0.01)
+    assert often.mfu.p50 == pytest.approx(once.mfu.p50, rel=0.01)
+
+
+@settings(max_examples=5)
+@given(st.floats(0.01, 500), st.floats(1, 3))
+def test_dearer_rent_is_never_cheaper(rent: float, more: float) -> None:
+    cheap = plan(replace(SMALL, rent=rent), CATALOG)
+    dear = plan(replace(SMALL, rent=rent * more), CATALOG)
+    assert dear.dollars.p10 >= cheap.dollars.p10 and dear.dollars.p90 >= cheap.dollars.p90
+    assert dear.gpu_hours == cheap.gpu_hours and dear.energy_dollars == cheap.energy_dollars
+
+
+@settings(max_examples=5)
+@given(st.floats(0.5, 200), st.floats(1, 5))
+def test_more_days_never_train_on_fewer_tokens(days: float, more: float) -> None:
+    question = replace(SMALL, tokens=None)
+    few = plan(replace(question, days=days), CATALOG)
+    many = plan(replace(question, days=more * days), CATALOG)
+    assert many.tokens >= few.tokens
+    assert few.days.p50 == pytest.approx(days, rel=0.01)
+    assert few.solved == "tokens"
+
+
+@settings(max_examples=5)
+@given(st.floats(500, 1e9))
+def test_a_budget_is_spent_by_the_median_run(budget: float) -> None:
+    one = plan(replace(SMALL, tokens=None, budget=budget), CATALOG)
+    assert one.dollars.p50 == pytest.approx(budget, rel=0.03)
+    assert one.odds["budget"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_days_and_budget_together_take_the_tighter() -> None:
+    question = replace(SMALL, tokens=None)
+    days = plan(replace(question, days=10.0), CATALOG)
+    both = plan(replace(question, days=10.0, budget=1e7), CATALOG)
+    assert both.tokens == pytest.approx(days.tokens)
+    poor = plan(replace(question, days=10.0, budget=1e3), CATALOG)
+    assert poor.dollars.p50 == pytest.approx(1e3, rel=0.03) and poor.tokens < days.tokens
+
+
+def test_odds_say_how_many_draws_stay_within_the_limits() -> None:
+    one = planned(replace(SMALL, budget=1.0, days=1e4))
+    assert one.odds == {"budget": 0.0, "days": 1.0} and one.solved == ""
+    middle = planned(replace(SMALL, days=planned(SMALL).days.p90))
+    assert middle.odds["days"] == pytest.approx(0.9, abs=0.01)
+    assert "90% within" in plan_page.story(middle, CATALOG).verdict
+
+
+def test_gpus_are_solved_for_days() -> None:
+    question = replace(SMALL, gpus=None, layout=None, tokens=5e11)
+    counts = []
+    for days in (40.0, 10.0):
+        one = plan(replace(question, days=days), CATALOG)
+        assert one.solved == "gpus" and one.days.p50 <= days
+        counts.append(one.gpus)
+        fewer = replace(question, gpus=one.gpus // 2, days=days)
+        assert plan(fewer, CATALOG).days.p50 > days * 0.9
+    assert counts[0] < counts[1]
+
+
+def test_too_few_days_are_said_to_be_so() -> None:
+    question = replace(SMALL, gpus=None, layout=None, tokens=1e15, days=0.01)
+    one = plan(question, CATALOG)
+    assert one.odds["days"] == 0.0
+    assert any("in time" in note for note in one.assumptions)
+
+
+@settings(max_examples=40)
+@given(st.floats(0, 1e6))
+def test_gpus_come_in_whole_nodes(wanted: float) -> None:
+    count = nodes(wanted, CATALOG.gpu("h100"))
+    assert count >= min(wanted, 1e6) and (count < 8 or count % 8 == 0)
+    assert count <= max(8, 2 * wanted)
+
+
+def test_a_network_that_does_not_fit_says_how_many_gpus_do() -> None:
+    question = replace(SMALL, shape=shape("llama-3.1-8b"), gpus=1, layout=None)
+    with pytest.raises(CostError, match=r"would do, \d+ more: set --count"):
+        plan(question, CATALOG)
+    question = replace(question, gpus=8, layout=parse("dp8"))
+    with pytest.raises(CostError, match=r"alone .* 'dp8 .*' fits"):
+        plan(question, CATALOG)
+    with pytest.raises(CostError, match="the nearest layout that does"):
+        plan(replace(question, layout=parse("dp1 tp8 pp1 ep3")), CATALOG)
+    with pytest.raises(CostError, match="set --count 8 or another dp"):
+        plan(replace(question, gpus=16), CATALOG)
+
+
+def test_a_budget_takes_as_many_gpus_as_hold_the_network() -> None:
+    question = Question(shape=shape("llama-3.1-8b"), gpu="a100-40gb", budget=100.0)
+    one = plan(question, CATALOG)
+    assert one.gpus >= 4 and any("to hold it" in note for note in one.assumptions)
+    with pytest.raises(CostError, match="less than one step"):
+        plan(replace(question, budget=0.01), CATALOG)
+
+
+def test_a_measured_pace_takes_the_place_of_published_runs() -> None:
+    one = planned(replace(SMALL, pace=20_000.0))
+    assert one.pace.p50 == pytest.approx(20_000 * one.good.useful, rel=1e-3)
+    assert one.practice.leans_on == []
+    assert any("calibrated by your 2e+04" in note for note in one.assumptions)
+    text = str(plan_page.story(one, CATALOG))
+    assert "your measurement" in text and "most alike" not in text
+    with pytest.raises(CostError, match="divide by the number of GPUs"):
+        plan(replace(SMALL, pace=1e7), CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("row", "moves"),
+    [
+        ("rent.h100-sxm,1.25,USD/h", {"dollars"}),
+        ("pue,1.4,x", {"megawatt_hours", "energy_dollars"}),
+        ("avg_power_fraction,0.5,fraction", {"megawatt_hours", "energy_dollars"}),
+        ("h100-sxm.server_watts,900,W", {"megawatt_hours", "energy_dollars"}),
+        ("electricity_price,0.3,USD/kWh", {"energy_dollars"}),
+        ("gpu_mtbf,1000,h", set(SPREADS)),
+        ("checkpoint_seconds,900,s", set(SPREADS)),
+        ("restart_seconds,30000,s", set(SPREADS)),
+        ("h100-sxm.bf16_flops,500,TFLOP/s", set(SPREADS)),
+        ("h100-sxm.bandwidth,1.5,TB/s", set(SPREADS)),
+        ("h100-sxm.scale_up,20,GB/s", set(SPREADS)),
+    ],
+)
+def test_each_input_moves_what_depends_on_it(tmp_path: Path, row: str, moves: set[str]) -> None:
+    before, after = planned(SMALL), plan(SMALL, own(tmp_path, row))
+    changed = {name for name in SPREADS if getattr(before, name) != getattr(after, name)}
+    assert changed == moves
+
+
+def test_network_cards_and_memory_count_too(tmp_path: Path) -> None:
+    wide = replace(SMALL, gpus=64, layout=parse("dp64 zero3 acc1"), batch=64 * 4096.0)
+    slow = plan(wide, own(tmp_path, "h100-sxm.scale_out,10,Gbit/s"))
+    assert slow.gpu_hours.p50 > planned(wide).gpu_hours.p50
+    with pytest.raises(CostError, match=r"has 21\.2 GB"):
+        plan(SMALL, own(tmp_path, "h100-sxm.memory,20,GB"))
+
+
+def test_v3s_clean_step_is_near_its_180_thousand_hours_a_trillion_tokens() -> None:
+    one = planned(V3)
+    assert one.step.tokens == 15360 * 4096
+    assert one.clean_hours / one.good.useful == pytest.approx(180e3, rel=0.15)
+
+
+@pytest.mark.parametrize("question", [SMALL, V3, replace(SMALL, tokens=None, budget=5e4)])
+def test_json_is_finite_and_comes_back_as_it_was(question: Question) -> None:
+    made = plan_page.to_dict(planned(question))
+    assert json.loads(json.dumps(made, allow_nan=False)) == json.loads(json.dumps(made))
+    assert made["gpu_hours"]["p50"] == planned(question).gpu_hours.p50
+    parts = sum(part["value"] for part in made["step"]["parts"].values())
+    assert parts == pytest.approx(made["step"]["seconds"]["value"])
+
+
+def test_the_page_says_what_the_plan_says() -> None:
+    page = plan_page.story(planned(V3), CATALOG, why=True)
+    assert "deepseek-v3 on 1.00T tokens takes 2,048 H800-SXM" in page.verdict
+    text = str(page)
+    for word in ("as you gave it", "goodput", "rent.h800-sxm", "electricity_price", "not in it"):
+        assert word in text
+    table = page.sections[2].blocks[0]
+    shares = [row[2] for row in table.rows[:-1]]  # type: ignore[union-attr]
+    assert sum(float(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0.0004, "$0.0004"),
+        (12.345, "$12.35"),
+        (99_960, "$100,000"),
+        (123_456, "$123,000"),
+        (999_600, "$1.00M"),
+        (7_916_000, "$7.92M"),
+        (2.5e9, "$2.50B"),
+    ],
+)
+def test_dollars_are_rounded_as_sure_as_they_are(amount: float, text: str) -> None:
+    assert plan_page.dollars(amount) == text
+
+
+def test_compared_puts_the_cheapest_or_the_longest_first() -> None:
+    bare = replace(SMALL, layout=None, batch=2**19)
+    plans = [plan(replace(bare, gpu=name), CATALOG) for name in ("h100", "a100")]
+    rows = plan_page.compared(plans, [("T4", "why not")]).sections[0].blocks[0].rows  # type: ignore[union-attr]
+    cheapest = min(plans, key=lambda p: p.dollars.p50)
+    assert rows[0][0] == cheapest.gpu.name
+    bought = replace(bare, tokens=None, budget=1e4)
+    plans = [plan(replace(bought, gpu=name), CATALOG) for name in ("h100", "a100")]
+    verdict = plan_page.compared(plans).verdict
+    assert f"longest on {max(plans, key=lambda p: p.tokens).gpu.name}" in verdict
+
+
+def test_a_budget_alone_finds_the_largest_network() -> None:
+    asked = replace(SMALL, gpus=None, layout=None, tokens=None, budget=2e4)
+    found = sizes(asked, CATALOG)
+    assert [size.ratio for size in found] == [20, 100, 500]
+    assert found[0].parameters > found[1].parameters > found[2].parameters
+    for size in found:
+        assert size.plan.gpu_hours.p50 * size.plan.rent.value == pytest.approx(2e4, rel=0.03)
+        assert size.plan.tokens == pytest.approx(size.ratio * size.parameters)
+    verdict = plan_page.largest(found, asked).verdict
+    assert verdict.startswith("$20,000 trains") and "with" in verdict
+
+
+def test_a_budget_with_tokens_finds_the_network_for_them() -> None:
+    asked = replace(SMALL, gpus=8, layout=None, tokens=1e11, budget=2e4)
+    (size,) = sizes(asked, CATALOG)
+    assert size.plan.tokens == 1e11
+    assert size.plan.gpu_hours.p50 * size.plan.rent.value == pytest.approx(2e4, rel=0.03)
+    with pytest.raises(CostError, match="train no network"):
+        sizes(replace(asked, tokens=1e15, budget=1.0), CATALOG)
+
+
+def test_every_gpu_with_a_rent_plans_a_small_network() -> None:
+    for name in CATALOG.gpus():
+        gpu = CATALOG.gpu(name)
+        precision = "bf16" if gpu.has_bf16 else "fp16"
+        layout = parse(f"dp2 zero1 recompute-full {precision}")
+        asked = replace(SMALL, gpu=name, gpus=2, seq=1024, layout=layout, rent=1.0)
+        if gpu.memory < 30e9:
+            asked = replace(asked, shape=shape("qwen2.5-0.5b"))
+        one = plan(asked, CATALOG)
+        assert math.isfinite(one.dollars.p90) and 0 < one.mfu.p90 < 1, name
