@@ -56,7 +56,8 @@ def main() -> int:
         for *_, process in victims:
             process.wait()
         time.sleep(SLACK)
-        left = [name for name, pid in children.items() if Path(f"/proc/{pid}").exists()]
+        living = {process.pid for process in below(1)}
+        left = [name for name, pid in children.items() if pid in living]
         with Ledger(Path(os.environ["BENTHIC_LEDGER"])) as ledger:
             closed = ledger.close_stale()
             found = {row.name: row for row in ledger.query()}

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -154,17 +155,26 @@ def main() -> None:
     """Dispatch; an error of the user's ends in one sentence and exit code 1, a stop in 130."""
     import tyro
 
-    from benthic import cli_cost
+    from benthic import cli_bill, cli_cost
 
     app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
-    for verb in (run, chat, inspect, export, doctor, cli_cost.plan, cli_cost.thrift):
+    verbs: list[Callable[..., int]] = [run, chat, inspect, export, doctor, cli_bill.meter]
+    for verb in [*verbs, cli_cost.plan, cli_cost.thrift]:
         app.command(verb)
-    for verb in (cli_cost.deepseek, cli_cost.fleet):
+    verbs = [cli_bill.report, cli_bill.show, cli_bill.amend, cli_bill.budget, cli_bill.focus]
+    for verb in [*verbs, cli_cost.deepseek, cli_cost.fleet]:
         money.command(verb)
+    money.command(cli_bill.list_rows, name="list")
+    money.command(cli_bill.bring, name="import")
     app.command(money, name="cost", help="What was spent, and what things cost.")
+    words = sys.argv[1:]
+    if words[:1] == ["meter"] and "--" in words:
+        at = words.index("--")
+        words, cli_bill.command[:] = words[:at], words[at + 1 :]
     try:
         code = app.cli(
             prog="benthic",
+            args=words,
             description="Benthic: a laboratory with an honest bill.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from benthic.cost.bill_terms import Terms, people_cost, price_range, with_days
 from benthic.cost.catalog import CostError, Figure
-from benthic.cost.entries import Filters, Group, label
+from benthic.cost.entries import Billed, Filters, Group, label
 from benthic.cost.ledger import Ledger
 from benthic.cost.spread import Spread, Swing
 from benthic.cost.units import duration
@@ -241,6 +241,17 @@ def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     bill.plans = list(_plans(ledger, given))
     _energy_sources(bill, ledger, given)
     return bill
+
+
+def totals_reference(rows: Sequence[Billed]) -> tuple[float, float]:
+    """Headline and metered dollars row by row, at the ledger's prices; `rows` are all there are."""
+    ended = {(row.purpose, row.run) for row in rows if row.status == "done"}
+    headline = sum(
+        row.dollars_kept
+        for row in rows
+        if row.purpose in FINAL and row.status != "running" and (row.purpose, row.run) in ended
+    )
+    return headline, sum(row.dollars for row in rows)
 
 
 def ended_well(ledger: Ledger, purpose: str) -> set[str]:

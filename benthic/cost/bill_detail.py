@@ -8,7 +8,8 @@ from benthic.cost.bill_words import Write, between, ends, hours, kwh, short
 from benthic.cost.page import Drawing, Points, Prose, Section, Table, bars, digits, share
 
 Blocks = list[Table | Prose | Points | Drawing]
-PRICES = 12  # prices told
+PRICES = 6  # prices told
+COUNTERS = {"nvml", "rapl"}
 
 
 def plans(bill: Bill, write: Write) -> Section:
@@ -66,11 +67,11 @@ def energy(bill: Bill) -> Section:
     if not energy.joules:
         return Section(title="", blocks=[])
     rows = [
-        (kind, kwh(joules), between(low, high))
+        (kind, kwh(joules), between(low, high, _unspanned(kind)))
         for kind, (joules, low, high) in sorted(energy.kinds.items(), key=lambda k: -k[1][0])
         if joules
     ]
-    rows.append(("all of it", kwh(energy.joules), between(energy.low, energy.high)))
+    rows.append(("all of it", kwh(energy.joules), between(energy.low, energy.high, "")))
     if energy.sampled:
         told = sorted(_kinds(energy.sources).items(), key=lambda item: -item[1])
         note = "Sources, by the newest rows: " + ", ".join(f"{k} {n:,}" for k, n in told) + "."
@@ -79,6 +80,10 @@ def energy(bill: Bill) -> Section:
     columns = ("source", "energy", "least - most")
     table = Table(columns=columns, right=columns[1:], rows=rows, total=True, note=note)
     return Section(title="Energy", blocks=[table])
+
+
+def _unspanned(kind: str) -> str:
+    return "measured" if set(kind.split("+")) <= COUNTERS else "no range given"
 
 
 def _kinds(sources: Mapping[str, int]) -> dict[str, int]:

@@ -24,7 +24,8 @@ MOST = 50  # people, costs and rates: a page, not a database
 PEOPLE = {"count": "people", "pay": "USD/person-year", "share": "share", "days": "days"}
 OPTIONAL = ("share", "days")
 
-_RANGE = re.compile(r"(\d[\d.]*(?:e[+-]?\d+)?) to (\d[\d.]*(?:e[+-]?\d+)?)$", re.ASCII)
+_NUMBER = r"(\d[\d.]*(?:e[+-]?\d+)?)"
+_RANGE = re.compile(rf"(?:, |\(){_NUMBER} to {_NUMBER}(?:\)|$)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,8 @@ def kwh(joules: float) -> str:
     return f"{digits(hour, 3)} Wh"
 
 
-def between(low: float, high: float) -> str:
-    return f"{kwh(low)} - {kwh(high)}" if low < high else "measured"
+def between(low: float, high: float, otherwise: str) -> str:
+    return f"{kwh(low)} - {kwh(high)}" if low < high else otherwise
 
 
 def ends(low: float, high: float) -> str:

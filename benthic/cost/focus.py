@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -314,4 +315,15 @@ def _decimal(value: float) -> Decimal:
 
 
 def _cell(value: Any) -> str:
-    return format(value.normalize(), "f") if isinstance(value, Decimal) else cell(value)
+    if value is None:
+        return ""
+    return _number(value) if isinstance(value, Decimal) else _text(value)
+
+
+def _number(value: Decimal) -> str:
+    """A decimal with a point, for readers that would take a column of whole ones for integers."""
+    text = format(value.normalize(), "f")
+    return text if "." in text else f"{text}.0"
+
+
+_text = lru_cache(maxsize=4096)(cell)  # most texts are those of the row before

@@ -78,7 +78,7 @@ def hold(
     _within("count", count, 1, MAX_COUNT, "devices")
     device = device.strip()
     gpus = None if device.lower() == "cpu" else find(environ)
-    name = device or (gpus.names[0] if gpus else "cpu")
+    name = _catalogued(device) or (gpus.names[0] if gpus else "cpu")
     is_gpu = name.lower() != "cpu"
     warnings = []
     if gpus and not device and len(set(gpus.names)) > 1:
@@ -170,6 +170,18 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int] | None:
         if size and rank in environ:
             return size, min(size, _whole(environ, local) or size)
     return None
+
+
+def _catalogued(device: str) -> str:
+    """The name that the catalog has for it, so that h100 and H100-SXM are one device in sums."""
+    if device.lower() in ("", "cpu"):
+        return device
+    from benthic.cost.catalog import CostError, load
+
+    try:
+        return load().gpu(device).name
+    except CostError:
+        return device
 
 
 def _rent(name: str, *, named: bool) -> tuple[float, str, str]:

@@ -3,8 +3,8 @@
 The command runs as if it were not metered (see `child`) and its exit code is passed through; the
 bill is a row of the ledger that a thread keeps up to date, so a killed meter is billed up to its
 last heartbeat, and the command then gets a SIGTERM. Of several ranks of one launch the first bills
-for all and the others become the command at once. A command run inside names this row as its
-parent (BENTHIC_METER), so nothing is billed twice.
+for all and the others become the command at once; processor time and memory are then the first's.
+A command run inside names this row as its parent (BENTHIC_METER), so nothing is billed twice.
 
 The bill ends with the command. What it leaves running is named, and billed only with `wait`.
 Exit codes: the command's, 128 + n where a signal n ended it; 3 where a budget refuses or ended it;

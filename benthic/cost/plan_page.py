@@ -26,6 +26,10 @@ from benthic.cost.sizes import Size
 from benthic.cost.speed import CLASSES
 from benthic.cost.spread import Spread
 
+_SPECIFIED = (
+    *("bf16_flops", "fp8_flops", "memory", "bandwidth"),
+    *("scale_up", "scale_out", "server_watts"),
+)
 _NOT_IN = (
     "Research, failed runs, data and people: development took 5.6 times the final run's compute "
     "for Olmo 3, 1.5 for the OLMo series, 3 to 10 at larger laboratories. 'benthic cost deepseek' "
@@ -228,18 +232,7 @@ def _more(plan: Plan) -> Section:
 
 def _sources(plan: Plan, catalog: Catalog) -> Section:
     gpu = plan.gpu.name.lower()
-    keys = [
-        f"{gpu}.{part}"
-        for part in (
-            "bf16_flops",
-            "fp8_flops",
-            "memory",
-            "bandwidth",
-            "scale_up",
-            "scale_out",
-            "server_watts",
-        )
-    ]
+    keys = [f"{gpu}.{part}" for part in _SPECIFIED]
     keys = [key for key in (*keys, *FAILURES, *POWER, TARIFF) if catalog.get(key)]
     lines = catalog.why(keys)
     rent = plan.rent

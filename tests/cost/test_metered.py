@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benthic.cost import child as child_room
 from benthic.cost import gpus as gpus_room
-from benthic.cost.child import NotRun, program
+from benthic.cost.child import Child, NotRun, program
 from benthic.cost.descendants import Tree, below
 from benthic.cost.entries import Span
 from benthic.cost.gpus import find
@@ -176,6 +177,17 @@ def test_the_terminals_keys_reach_the_command_once(private_ledger: Path) -> None
     assert row(private_ledger).status == "interrupted"
 
 
+def test_only_what_a_process_sent_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    coming = [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGCHLD, True)]
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(child_room, "_next_signal", lambda _: coming.pop(0))
+    monkeypatch.setattr(child_room, "send", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(Child, "_reap", lambda _: None if coming else 0x0300)
+    child = Child(99, set())
+    assert child.wait() == 3 and sent == [(99, signal.SIGTERM)]
+    assert child.signals == [signal.SIGINT, signal.SIGTERM]
+
+
 def test_a_command_that_cannot_be_run(tmp_path: Path, private_ledger: Path) -> None:
     plain, headless = tmp_path / "plain", tmp_path / "headless"
     plain.write_text("echo no\n")
@@ -266,6 +278,7 @@ def test_a_killed_meter_is_billed_and_takes_the_command_along(private_ledger: Pa
     killed = time.time()
     process.wait()
     assert process.stdout.read() == ""  # until the command, too, has closed it
+    assert time.time() - killed < 20  # it did not sleep its minute out
     process.stdout.close()
     eventually(lambda: not alive(sleeper.pid))
     found = row(private_ledger)

@@ -17,10 +17,11 @@ from benthic import cli
 from benthic.config import load as load_recipe
 from benthic.cost import thrift_page
 from benthic.cost.asking import in_fp8
+from benthic.cost.calibrate import load_constants
 from benthic.cost.catalog import CostError, load
-from benthic.cost.flops import parameters
+from benthic.cost.flops import decode_parts, parameters
 from benthic.cost.read_shape import shape
-from benthic.cost.serving import SERVICE, SPEED, cheapest
+from benthic.cost.serving import REACHED, SERVICE, SPEED, _Replica, cheapest
 from benthic.cost.shape import Shape
 from benthic.cost.thrift import (
     EXPERTS,
@@ -243,3 +244,38 @@ def test_bad_input_is_one_sentence(more: dict[str, Any], match: str) -> None:
     with pytest.raises(CostError, match=match) as caught:
         show(**asked | more)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("guesses", [False, True])
+def test_a_step_of_a_replica_by_hand(guesses: bool) -> None:
+    gpu, batch, context, constants = CATALOG.gpu("h800"), 6400, 4000, load_constants()
+    replica = _Replica(V3, gpu, "fp8", context, 64, 1, guesses)
+    counts, flops = parameters(V3), decode_parts(V3, context=context)
+    assert gpu.fp8_flops and gpu.scale_out
+    rows = 100 * (1 + guesses)  # of a GPU
+    scores = max(  # caches without guesses, products with them
+        100 * 61 * 576 * 2 * context / gpu.bandwidth,
+        rows * 61 * 128 * 2 * (576 + 512) * context / gpu.bf16_flops,
+    )
+    copied = counts["total"] - counts["experts"] - counts["embedding"] + guesses * counts["mtp"]
+    others = sum(flops.values()) - flops["attention_scores"] - flops["experts"]
+    rest = max(copied / gpu.bandwidth, rows * others / gpu.fp8_flops)
+    met = counts["experts"] / 64 * (1 - (1 - 8 / 256) ** (64 * rows))
+    experts = max(met / gpu.bandwidth, rows * flops["experts"] / gpu.fp8_flops)
+    work = (scores + rest + experts) / REACHED
+    sent = 58 * rows * (1 + 2) * 7168  # bytes of a copy of each token, there and back
+    nodes = 8 * (1 - (7 / 8) ** 8) * 7 / 8  # that eight copies meet, of the seven others
+    talk = sent * nodes / (gpu.scale_out * constants.scale_out)
+    left = talk * (1 - constants.expert_hidden)
+    assert replica.step(batch) == pytest.approx(work + left, rel=1e-6)
+
+
+def test_heads_that_share_a_split_hold_fewer_bytes_and_latents_do_not() -> None:
+    gpu = CATALOG.gpu("h800")
+    held = [_Replica(V3, gpu, "fp8", 4000, 32, tensor, False) for tensor in (1, 8)]
+    assert held[1]._cached(64) == 8 * held[0]._cached(64)
+    assert held[1].held < held[0].held
+    groups = [_Replica(mixtral(), gpu, "bf16", 4000, 8, tensor, False) for tensor in (1, 8)]
+    assert groups[1]._cached(64) == groups[0]._cached(64)
+    wide = _Replica(mixtral(), gpu, "bf16", 4000, 16, 16, False)  # eight heads on sixteen GPUs
+    assert wide._cached(64) == groups[1]._cached(64)

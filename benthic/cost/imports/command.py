@@ -24,7 +24,11 @@ def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **gi
     seconds = sum(entry.seconds * entry.count for entry in found.entries)
     dollars = sum(e.seconds * e.count * e.price_per_hour / 3600 for e in found.entries)
     if as_json:
-        facts: dict[str, Any] = {"added": added, "there_already": skipped, "device_hours": seconds / 3600}
+        facts: dict[str, Any] = {
+            "added": added,
+            "there_already": skipped,
+            "device_hours": seconds / 3600,
+        }
         facts |= {"dollars": dollars, "left_out": found.left_out, "assumed": found.assumed}
         print(json.dumps(facts, indent=1))
         return 0

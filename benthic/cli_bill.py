@@ -1,0 +1,265 @@
+"""The verbs of the bill: `benthic meter -- COMMAND` and `benthic cost list, show, report, ...`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from benthic.cli_cost import MAYBE_INT, MAYBE_PATH, TEXT
+
+CHANGES = Annotated[
+    UseAppendAction[tuple[str, ...]], arg(name="set", metavar="FIELD=VALUE", prefix_name=False)
+]
+SOURCE = Annotated[Positional[Path], arg(metavar="PATH")]
+ROW = Annotated[Positional[str], arg(metavar="ID")]
+DOLLARS = Annotated[float | None, arg(metavar="DOLLARS")]
+WATTS = Annotated[float | None, arg(metavar="WATTS")]
+
+command: list[str] = []
+"""what stands behind `--`; the command line's parser sees only what stands before it"""
+
+
+def meter(
+    purpose: TEXT = "other",
+    project: TEXT = "",
+    name: TEXT = "",
+    device: TEXT = "",
+    count: MAYBE_INT = None,
+    price: DOLLARS = None,
+    watts: WATTS = None,
+    heartbeat: float = 5.0,
+    budget_stop: bool = False,
+    wait: bool = False,
+    anyway: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Run any command and bill it: benthic meter --purpose ablation -- python train.py.
+
+    Args:
+        purpose: final, rl, ablation, evaluation, data, serving, idle, ...; a crash bills as failed
+        project: whose budget it is
+        name: of the work; the script's if not given
+        device: what it holds; found if not given
+        count: devices that it holds; found if not given
+        price: US dollars an hour of one device; the catalog's if not given
+        watts: of one device, where no counter can be read
+        heartbeat: seconds between updates of the bill
+        budget_stop: end the work when a budget of its purpose or project is spent
+        wait: bill until everything that the command started has ended
+        anyway: run unbilled where the ledger cannot be written
+        quiet: leave out the line at the end
+    """
+    from benthic.cost.metered import run
+
+    return run(
+        command,
+        purpose=purpose,
+        project=project,
+        name=name,
+        device=device,
+        count=count,
+        price=price,
+        watts=watts,
+        heartbeat=heartbeat,
+        budget_stop=budget_stop,
+        wait=wait,
+        anyway=anyway,
+        quiet=quiet,
+    )
+
+
+def list_rows(
+    since: TEXT = "",
+    until: TEXT = "",
+    project: TEXT = "",
+    purpose: TEXT = "",
+    user: TEXT = "",
+    status: TEXT = "",
+    limit: int = 20,
+    json: bool = False,
+) -> int:
+    """The newest rows of the ledger.
+
+    Args:
+        since: a date, or how long ago, like 30d
+        until: a date, or how long ago
+        project: only this project's
+        purpose: only this purpose
+        user: only this user's
+        status: running, done, interrupted or failed
+        limit: rows
+        json: print data
+    """
+    from benthic.cost.bill_rows import show_list
+
+    return show_list(
+        since=since or None,
+        until=until or None,
+        project=project or None,
+        purpose=purpose or None,
+        user=user or None,
+        status=status or None,
+        limit=limit,
+        json=json,
+    )
+
+
+def show(row: ROW, /, json: bool = False) -> int:
+    """All of one row, with what was amended.
+
+    Args:
+        row: the first characters of its id
+        json: print data
+    """
+    from benthic.cost.bill_rows import show_one
+
+    return show_one(row, json=json)
+
+
+def amend(row: ROW, /, changes: CHANGES = (), reason: TEXT = "", author: TEXT = "") -> int:
+    """Put a row right; the old figure stays in the ledger.
+
+    Args:
+        row: the first characters of its id
+        changes: a field and its value, like purpose=ablation; may be given several times
+        reason: why, which is kept
+        author: who; the user if not given
+    """
+    from benthic.cost.bill_rows import amend as write
+
+    return write(row, changes, reason=reason, author=author)
+
+
+def budget(
+    key: Annotated[Positional[str], arg(metavar="PURPOSE")] = "",
+    amount: Annotated[Positional[str], arg(metavar="DOLLARS")] = "",
+    /,
+    hard: bool = False,
+    project: bool = False,
+    json: bool = False,
+) -> int:
+    """Set a budget, like 'benthic cost budget ablation 500', or show all of them.
+
+    Args:
+        key: a purpose, or a project with --project
+        amount: US dollars; none lifts it
+        hard: refuse to start work past it, not only warn
+        project: PURPOSE is a project's name
+        json: print data
+    """
+    from benthic.cost.bill_rows import budget as write
+
+    return write(key or None, amount or None, hard=hard, project=project, json=json)
+
+
+def report(
+    since: TEXT = "",
+    until: TEXT = "",
+    project: TEXT = "",
+    purpose: TEXT = "",
+    user: TEXT = "",
+    inputs: MAYBE_PATH = None,
+    html: MAYBE_PATH = None,
+    markdown: MAYBE_PATH = None,
+    json: bool = False,
+) -> int:
+    """The bill: the headline beside all of it, failures and idle time included.
+
+    Args:
+        since: a date, or how long ago, like 30d
+        until: a date, or how long ago
+        project: only this project's
+        purpose: only this purpose
+        user: only this user's
+        inputs: people, other costs and your own rates, as in benthic/cost/cases/bill.toml
+        html: write a page for a browser, too
+        markdown: write a part for a model card, too
+        json: print data instead of a page
+    """
+    from benthic.cost.bill_report import show as bill
+
+    return bill(
+        since=since or None,
+        until=until or None,
+        project=project or None,
+        purpose=purpose or None,
+        user=user or None,
+        inputs=inputs,
+        json=json,
+        html=html,
+        markdown=markdown,
+    )
+
+
+def bring(
+    path: SOURCE,
+    /,
+    kind: TEXT = "auto",
+    price: DOLLARS = None,
+    device: TEXT = "",
+    count: MAYBE_INT = None,
+    project: TEXT = "",
+    purpose: TEXT = "",
+    timezone: TEXT = "",
+    json: bool = False,
+) -> int:
+    """Add what wandb, trackio, MLflow, TensorBoard, sacct or a table has recorded; twice is once.
+
+    Args:
+        path: the tool's file or folder
+        kind: wandb, trackio, mlflow, tensorboard, sacct or table; auto tells by the content
+        price: US dollars an hour of one device; the file's, or the catalog's, if not given
+        device: like h100, where the file does not say
+        count: devices of a run, where the file does not say
+        project: whose it is
+        purpose: what it was for
+        timezone: of times without one, like Europe/Berlin
+        json: print data
+    """
+    from benthic.cost.imports.command import bring as read
+
+    return read(
+        path,
+        as_json=json,
+        kind=kind,
+        price=price,
+        device=device or None,
+        count=count,
+        project=project,
+        purpose=purpose or None,
+        timezone=timezone or None,
+    )
+
+
+def focus(
+    target: Annotated[Positional[Path], arg(metavar="OUT.csv")],
+    /,
+    since: TEXT = "",
+    until: TEXT = "",
+    project: TEXT = "",
+    purpose: TEXT = "",
+    inputs: MAYBE_PATH = None,
+    site: TEXT = "",
+) -> int:
+    """Write the ledger as FOCUS 1.2: list cost is the headline, effective cost all of it.
+
+    Args:
+        target: the CSV to write
+        since: a date, or how long ago, like 30d
+        until: a date, or how long ago
+        project: only this project's
+        purpose: only this purpose
+        inputs: your own rates, as in benthic/cost/cases/bill.toml
+        site: where the machines stand, for RegionId
+    """
+    from benthic.cost.focus import show as write
+
+    return write(
+        target,
+        since=since or None,
+        until=until or None,
+        project=project or None,
+        purpose=purpose or None,
+        inputs=inputs,
+        site=site,
+    )

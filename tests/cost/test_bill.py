@@ -1,0 +1,492 @@
+"""The bill: parts that add up whatever the rows, and words that fit what the ledger holds."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benthic.cost import bill as room
+from benthic.cost.bill import draw_up, moment, rounded, totals_reference
+from benthic.cost.bill_page import story
+from benthic.cost.bill_report import card, show, to_dict
+from benthic.cost.bill_spread import weigh
+from benthic.cost.bill_terms import ASSUMED, EXAMPLE, load, price_range
+from benthic.cost.catalog import CostError
+from benthic.cost.entries import Entry, external_id
+from benthic.cost.ledger import Ledger
+from benthic.cost.page import render
+
+HOUR = 3600.0
+START = 1_735_689_600.0  # 2025-01-01 in UTC
+HOSTILE = "<script>alert(1)</script>\x1b[31m|`*_$\u202e=1+1"
+
+
+def row(key: str, **given: Any) -> Entry:
+    """A closed row: one hour of one device at 2 dollars, done."""
+    hours = given.pop("hours", 1.0)
+    started = given.pop("started", START)
+    values = {
+        "run": f"/runs/{key}",
+        "attempt": "a",
+        "stage": "train",
+        "purpose": "pretrain",
+        "device": "H100-SXM",
+        "price_per_hour": 2.0,
+        "price_source": "--price",
+        "external": key,
+        "energy_source": "nvml",
+        "seconds": hours * HOUR,
+        "started": started,
+        "heartbeat": started + hours * HOUR,
+        "ended": started + hours * HOUR,
+        "status": "done",
+    }
+    return Entry(**(values | given))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite") as opened:
+        yield opened
+
+
+def billed(ledger: Ledger, *rows: Entry, terms: Path | None = None, **filters: Any) -> room.Bill:
+    ledger.add(rows)
+    bill = draw_up(ledger, load(terms), **filters)
+    weigh(bill)
+    return bill
+
+
+def terms_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "bill.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "purpose": st.sampled_from(["pretrain", "rl", "ablation", "idle", "serving", "chat"]),
+            "status": st.sampled_from(["done", "failed", "interrupted"]),
+            "hours": st.floats(0, 1e4),
+            "count": st.integers(1, 100),
+            "price_per_hour": st.floats(0, 1e3),
+            "project": st.sampled_from(["", "reef", "=cmd"]),
+            "user": st.sampled_from(["ana", "bo"]),
+            "run": st.sampled_from(["/runs/1", "/runs/2", "/runs/3"]),
+            "kept": st.none() | st.floats(0, 1.2),
+            "inside": st.booleans(),
+            "amend": st.none() | st.sampled_from(["price_per_hour", "purpose", "count", "seconds"]),
+        }
+    ),
+    max_size=8,
+)
+AMENDED = {"price_per_hour": 7.25, "purpose": "ablation", "count": 3, "seconds": 1234.5}
+
+
+@given(ROWS)
+@settings(max_examples=40)
+def test_parts_add_up_to_the_cent_whatever_the_rows(found: list[dict[str, Any]]) -> None:
+    with Ledger(Path(":memory:")) as ledger:
+        entries = []
+        for number, values in enumerate(found):
+            kept, inside = values.pop("kept"), values.pop("inside")
+            values.pop("amend")
+            more = {} if kept is None else {"seconds_productive": kept * values["hours"] * HOUR}
+            if inside and number:
+                more["parent"] = external_id("0")
+            entries.append(row(str(number), **values, **more))
+        amend = [(i, v.get("amend")) for i, v in enumerate(found)]
+        ledger.add(entries)
+        for number, name in amend:
+            if name:
+                ledger.amend(external_id(str(number)), name, AMENDED[name], reason="wrong")
+        bill = draw_up(ledger)
+        weigh(bill)
+        headline, metered = totals_reference(list(ledger.query()))
+    assert bill.headline.dollars == pytest.approx(headline, rel=1e-9, abs=1e-9)
+    assert bill.full == pytest.approx(metered, rel=1e-9, abs=1e-9)
+    shown = to_dict(bill)
+    parts = round(sum(step["dollars"] for step in shown["waterfall"]), 6)
+    assert parts == pytest.approx(shown["full"], abs=1e-6)
+    assert shown["full"] == pytest.approx(metered, abs=0.005 + 1e-9 * metered)
+    for name in ("projects", "users", "purposes"):
+        total = sum(part["dollars"] for part in shown[name])
+        assert total == pytest.approx(metered, rel=1e-9, abs=1e-9)
+    hours = bill.headline.hours + sum(amount.hours for amount in bill.steps.values())
+    assert hours == pytest.approx(bill.metered.hours, rel=1e-9, abs=1e-9)
+    if bill.factors:
+        product = bill.factors[0] * bill.factors[1] * bill.factors[2]
+        assert product == pytest.approx(bill.full / bill.headline.dollars, rel=1e-9)
+    render(story(bill, drawn=True))
+    card(bill)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=20), st.integers(0, 4))
+def test_rounded_amounts_add_up(amounts: list[float], places: int) -> None:
+    shown = rounded(amounts, places)
+    assert sum(shown) == pytest.approx(round(sum(amounts), places), abs=1.01 * 10**-places)
+    assert all(abs(a - b) <= 1.01 * 10**-places for a, b in zip(shown, amounts, strict=True))
+    assert round(sum(shown) * 10**places, 3) % 1 == 0
+
+
+def test_what_counts_as_headline(ledger: Ledger) -> None:
+    bill = billed(
+        ledger,
+        row("a", run="/r/1", status="interrupted", seconds_productive=HOUR / 2),
+        row("b", run="/r/1", hours=3),
+        row("c", run="/r/2", status="interrupted", seconds_productive=HOUR / 2),  # never ended
+        row("d", run="/r/3", purpose="rl", status="failed", hours=5),
+        row("e", run="/r/4", purpose="ablation"),
+        row("f", run="/r/5", purpose="context", seconds_productive=HOUR / 4),  # not all kept
+    )
+    assert bill.headline.hours == pytest.approx(0.5 + 3 + 0.25)
+    assert bill.steps["failed"].hours == pytest.approx(0.5 + 1 + 5)
+    assert bill.steps["failed"].rows == 3
+    assert bill.steps["lost"].hours == pytest.approx(0.75)
+    assert bill.steps["ablation"].hours == pytest.approx(1)
+    assert bill.full == pytest.approx(2 * 12)
+
+
+def test_a_run_that_ended_outside_the_span_keeps_its_headline(ledger: Ledger) -> None:
+    later = START + 40 * 86400
+    rows = (
+        row("a", run="/r/1", status="interrupted", seconds_productive=HOUR / 2, project="p"),
+        row("b", run="/r/1", hours=3, started=later, project="q"),
+    )
+    whole = billed(ledger, *rows).headline.dollars
+    parts = [
+        draw_up(ledger, until=later).headline.dollars,
+        draw_up(ledger, since=later).headline.dollars,
+    ]
+    assert sum(parts) == pytest.approx(whole) == pytest.approx(7.0)
+    assert draw_up(ledger, project="p").headline.dollars == pytest.approx(1.0)
+
+
+def test_idle_is_what_a_reservation_had_left_however_it_ended(ledger: Ledger) -> None:
+    bill = billed(
+        ledger,
+        row("shell", purpose="idle", hours=10, count=8, status="failed"),
+        row("job", purpose="rl", hours=6, count=8, parent=external_id("shell")),
+    )
+    assert bill.steps["idle"].hours == pytest.approx(4 * 8)
+    assert bill.steps["failed"].hours == 0
+    assert bill.full == pytest.approx(10 * 8 * 2)
+    assert "32 device-hours" in render(story(bill, drawn=True))
+
+
+def test_two_projects_apart_and_together(ledger: Ledger) -> None:
+    rows = [row("a", project="reef"), row("b", project="sonar", hours=2, purpose="data")]
+    both = billed(ledger, *rows)
+    assert both.full == sum(draw_up(ledger, project=p).full for p in ("reef", "sonar"))
+    one = draw_up(ledger, project="sonar")
+    assert one.headline.dollars == 0 and one.full == 4
+    assert story(one).title == "The bill of sonar"
+    assert "no final run has ended well" in story(one).verdict
+    assert draw_up(ledger, project="none").rows == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "holds no row"),
+        ([row("a")], "all of it"),
+        ([row("a", status="failed")], "no final run has ended well"),
+        ([row("a", price_per_hour=0.0)], "no hour has a price"),
+        ([row("a"), row("b", purpose="ablation")], "2.00 times as much"),
+    ],
+)
+def test_each_kind_of_ledger_reads_well(
+    rows: list[Entry], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.add(rows)
+    html, markdown = tmp_path / "bill.html", tmp_path / "bill.md"
+    assert show(ledger=path, html=html, markdown=markdown) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert says in told
+    assert says in html.read_text() and says in markdown.read_text()
+    assert "nan" not in told and "inf" not in told.replace("information", "")
+    show(ledger=path, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == len(rows)
+    assert not list(tmp_path.glob(".partial*"))
+
+
+def test_running_rows_count_to_their_last_heartbeat(ledger: Ledger) -> None:
+    from benthic.cost.ledger import Span, Usage
+
+    span = Span(
+        run="/r/1",
+        attempt="a",
+        stage="train",
+        purpose="pretrain",
+        device="cpu",
+        price_per_hour=3600.0,
+        price_source="--price",
+    )
+    entry = ledger.begin(span, energy_source="rapl")
+    ledger.beat(entry, Usage(seconds=5.0, seconds_productive=2.0))
+    bill = billed(ledger)
+    assert bill.open_rows == 1 and bill.headline.dollars == 0
+    assert bill.steps["running"].dollars == pytest.approx(5.0)
+    page = story(bill)
+    assert "1 still runs" in page.about
+    assert "final runs, still running" in render(page)
+
+
+def test_an_owners_rate_and_people(ledger: Ledger, tmp_path: Path) -> None:
+    terms = terms_file(
+        tmp_path,
+        """
+        [rates]
+        H100-SXM = { value = 1.5, low = 1, high = 2, unit = "USD/GPU-hour" }
+        [people.research]
+        count = { value = 2, unit = "people" }
+        pay = { value = 36_500, low = 30_000, high = 40_000, unit = "USD/person-year" }
+        share = { value = 0.5, unit = "share" }
+        [costs]
+        data = { value = 10, unit = "USD" }
+        """,
+    )
+    bill = billed(
+        ledger,
+        row("a", hours=10),
+        row("b", hours=14, purpose="ablation", started=START + 10 * HOUR),
+        row("c", hours=1, device="CPU", purpose="data"),
+        terms=terms,
+    )
+    assert bill.headline.dollars == pytest.approx(20)
+    assert bill.owned == pytest.approx(-5)
+    assert bill.metered.dollars == pytest.approx(24 * 1.5 + 2)
+    assert bill.people == pytest.approx(2 * 36_500 * 0.5 / 365)  # one day of the calendar
+    assert bill.full == pytest.approx(38 + 100 + 10)
+    assert sum(amount for _, amount in bill.waterfall) == pytest.approx(bill.full)
+    factors = bill.factors
+    assert factors and factors[0] * factors[1] * factors[2] == pytest.approx(bill.full / 20)
+    assert bill.spread["full"].p10 < bill.full < bill.spread["full"].p90
+    assert bill.spread["headline"].p10 == bill.spread["headline"].p90  # rent is as paid
+    assert [swing.key for swing in bill.swings] == ["people.research.pay", "rates.H100-SXM"][
+        :: 1 if bill.swings[0].key.startswith("people") else -1
+    ]
+    widest = max(swing.width for swing in bill.swings)
+    assert widest == pytest.approx(max(24 * 1.0, 10_000 / 365))
+    told = render(story(bill, drawn=True))
+    assert "From bill.toml" in told and "people.research.pay" in told
+
+
+def test_the_example_of_terms_loads() -> None:
+    terms = load(EXAMPLE)
+    assert terms.roles == ["research"] and terms.costs == ["costs.data"]
+    assert terms.rate("anything") == "rates.all"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[people.a]\ncount = { value = 1, unit = 'people' }", "no 'pay'"),
+        ("[people]\na = 3", "no table"),
+        ("rates = 3", "no table"),
+        ("[rate]", "did you mean 'rates'"),
+        ("[costs]\ndata = { value = 5, unit = 'EUR' }", "two currencies"),
+        ("[costs]\ndata = 5", "without a unit"),
+        ("[rates]\nall = { value = -1, unit = 'USD/GPU-hour' }", "must be from"),
+        ("[people.'a.b']\n", "a dot"),
+        ("[costs", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_of_terms_is_a_sentence(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(CostError, match=re.escape(says)):
+        load(terms_file(tmp_path, text))
+
+
+def test_a_cost_called_pay_is_no_role(tmp_path: Path) -> None:
+    text = "[costs]\n'x.pay' = { value = 5, unit = 'USD' }"
+    assert load(terms_file(tmp_path, text)).roles == []
+
+
+def test_ranges_of_prices() -> None:
+    assert price_range(2.0, "catalog: rent of H100 at 2025-01, 1.7 to 2.95") == (1.7, 2.95)
+    metered = "catalog: rent.h100-sxm (1.7 to 2.95), 2026-03, https://x.org/1 to 9"
+    assert price_range(2.35, metered) == (1.7, 2.95)
+    assert price_range(2.0, "assumption: a guess") == (2 * ASSUMED[0], 2 * ASSUMED[1])
+    assert price_range(2.0, "--price") == (2.0, 2.0)
+    assert price_range(5.0, "catalog: x, 1 to 2") == (5.0, 5.0)  # an amended price left its range
+    assert price_range(2.0, "v1.2.3 to 4.5.6") == (2.0, 2.0)
+
+
+def test_uncertain_prices_move_headline_and_full_alike(ledger: Ledger) -> None:
+    source = "catalog: rent of H100-SXM at 2025-01, 1 to 4"
+    bill = billed(
+        ledger,
+        row("a", price_source=source),
+        row("b", purpose="ablation", price_source=source, price_per_hour=3.0),
+        row("c", purpose="data", device="CPU", price_source="assumption: a guess"),
+        row("d", purpose="chat"),
+    )
+    assert set(bill.inputs) == {"price.H100-SXM (catalog)", "price.CPU (assumed)"}
+    low, high = (asdict(s) for s in bill.swings)
+    first = {s.key: s for s in bill.swings}["price.H100-SXM (catalog)"]
+    assert (first.at_low, first.at_high) == pytest.approx((2 + 4, 8 + 4))
+    assert bill.spread["full"].p10 < bill.spread["full"].p50 < bill.spread["full"].p90
+    assert low["key"] != high["key"]
+
+
+def test_energy_by_source_with_its_range(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        row("a", joules=3.6e6),
+        row(
+            "b",
+            joules=7.2e6,
+            joules_low=3.6e6,
+            joules_high=1.08e7,
+            energy_source="estimate: 300 W, a guess",
+        ),
+    ]
+    bill = billed(ledger, *rows)
+    assert bill.energy.kinds["nvml"] == (3.6e6, 3.6e6, 3.6e6)
+    assert bill.energy.kinds["estimate"] == (7.2e6, 3.6e6, 1.08e7)
+    assert 2 < bill.spread["energy"].p10 < 3 < bill.spread["energy"].p90 < 4
+    page = render(story(bill))
+    assert "2.00 kWh" in page and page.count("measured") == 1
+    monkeypatch.setattr(room, "EXACT", 1)
+    large = draw_up(ledger)
+    assert large.energy.sampled and set(large.energy.sources.values()) == {1}
+    assert "by the newest rows" in render(story(large))
+
+
+def test_a_plan_is_held_against_what_was_metered(ledger: Ledger) -> None:
+    def p(low: float, mid: float, high: float) -> dict[str, float]:
+        return {"p10": low, "p50": mid, "p90": high}
+
+    ledger.plan_set("/runs/a", {"gpu_hours": p(5, 6, 7), "dollars": p(30, 40, 50)})
+    ledger.plan_set("/runs/b", {"gpu_hours": "many", "dollars": None})
+    ledger.plan_set("/runs/other", {"gpu_hours": p(1, 2, 3)})
+    bill = billed(
+        ledger,
+        row("a", hours=6),
+        row("a2", run="/runs/a", hours=4, status="failed"),
+        row("a3", run="/runs/a", hours=100, purpose="chat"),
+        row("b"),
+    )
+    found = {held.quantity: (held.metered, held.verdict) for held in bill.plans}
+    assert found == {
+        "gpu_hours": (pytest.approx(10), "above the plan"),
+        "dollars": (pytest.approx(20), "below the plan"),
+    }
+    assert "Plan against metered" in render(story(bill))
+
+
+def test_hostile_names_are_shown_and_never_run(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        row(
+            str(i),
+            project=HOSTILE,
+            user=f"{HOSTILE}{i}",
+            run=f"/home/secret/{HOSTILE}{i}",
+            name=HOSTILE,
+            device=HOSTILE,
+            price_source=HOSTILE,
+            energy_source=HOSTILE,
+            joules=5.0,
+            purpose="ablation" if i else "pretrain",
+        )
+        for i in range(3)
+    ]
+    bill = billed(ledger, *rows)
+    page = render(story(bill, drawn=True))
+    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
+    assert "&lt;script&gt;" in page
+    show(ledger=ledger.path, project=HOSTILE)
+    told = capsys.readouterr().out
+    assert "\x1b[31m" not in told and "\u202e" not in told
+    public = card(replace(bill, filters={}))
+    assert "secret" not in public and "alert" not in public.partition("### Energy")[0]
+    assert "\x1b" not in public and "<script>" not in public
+
+
+def test_the_page_stands_alone(ledger: Ledger) -> None:
+    bill = billed(ledger, row("a"), row("b", purpose="ablation"))
+    page = render(story(bill, drawn=True))
+    assert "<script" not in page and "<svg" in page and "src=" not in page
+    assert not re.findall(r"(?:href|url)\s*[=(]\s*[\"']?(?!data:)https?:", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_ten_users_by_name_and_the_rest_in_one_line(ledger: Ledger) -> None:
+    bill = billed(ledger, *(row(str(i), user=f"u{i:02}", hours=1 + i) for i in range(14)))
+    section = next(s for s in story(bill).sections if s.title == "Who and what used it")
+    users = next(block for block in section.blocks if getattr(block, "title", "") == "Users")
+    names = [cells[0] for cells in users.rows]  # type: ignore[union-attr]
+    assert len(names) == 11 and names[0] == "u13" and names[-1] == "4 others"
+    amounts = [float(cells[-1].strip("$")) for cells in users.rows]  # type: ignore[union-attr]
+    assert sum(amounts) == pytest.approx(bill.metered.dollars)
+
+
+@pytest.mark.parametrize(
+    ("text", "unix"),
+    [
+        ("2025-01-01", START),
+        ("2025-01", START),
+        ("2025-01-01T02:00+02:00", START),
+        ("2024-12-31T19:00:00-05:00", START),
+        ("2025-01-01 00:00Z", START),
+        ("30d", START - 30 * 86400),
+        ("12 h", START - 12 * HOUR),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_times_do_not_hang_on_the_machines_zone(
+    text: str | None, unix: float | None, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert moment(text, START) == unix
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2025-13", "03/04/2025", "5", "9999999d", "\x1b"])
+def test_a_wrong_time_is_a_sentence(text: str) -> None:
+    with pytest.raises(CostError, match="the time is"):
+        moment(text, START)
+
+
+def test_a_span_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CostError, match="not before"):
+        show(ledger=tmp_path / "l.sqlite", since="2025-02", until="2025-01")
+
+
+def test_months_add_up_to_the_whole(ledger: Ledger) -> None:
+    rows = [row(str(i), started=START + 86400 * 9.7 * i, hours=i + 1) for i in range(12)]
+    whole = billed(ledger, *rows).full
+    edges = [None, "2025-02", "2025-03", "2025-04", None]
+    parts = [
+        draw_up(ledger, since=moment(a, START), until=moment(b, START)).full
+        for a, b in itertools.pairwise(edges)
+    ]
+    assert sum(parts) == pytest.approx(whole)
+
+
+def test_a_bill_below_a_dollar_has_digits(ledger: Ledger) -> None:
+    bill = billed(ledger, row("a", hours=0.01, price_per_hour=0.05), row("b", purpose="data"))
+    assert bill.full > 1
+    small = billed(ledger, row("c", hours=0.001, project="tiny", price_per_hour=0.05))
+    small = draw_up(ledger, project="tiny")
+    assert "$0.0000500" in story(small).verdict
+    assert to_dict(small)["full"] == pytest.approx(5e-5)

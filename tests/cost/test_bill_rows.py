@@ -1,0 +1,179 @@
+"""Rows, amendments and budgets as people see and set them."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benthic.cost.bill_rows import amend, budget, show_list, show_one, standing
+from benthic.cost.catalog import CostError
+from benthic.cost.entries import Entry, external_id
+from benthic.cost.ledger import Ledger, LedgerError
+
+HOSTILE = "evil\x1b[31m\u202e<b>"
+START = 1_735_689_600.0
+
+
+def row(key: str, **given: Any) -> Entry:
+    started = given.pop("started", START)
+    values = {
+        "run": f"/runs/{key}",
+        "attempt": "a",
+        "stage": "train",
+        "purpose": "ablation",
+        "device": "H100-SXM",
+        "price_per_hour": 2.0,
+        "price_source": "--price",
+        "external": key,
+        "energy_source": "nvml",
+        "seconds": 3600.0,
+        "started": started,
+        "heartbeat": started + 3600,
+        "ended": started + 3600,
+        "status": "done",
+    }
+    return Entry(**(values | given))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "ledger.sqlite"
+    with Ledger(found) as ledger:
+        ledger.add(
+            row(str(i), project=f"p{i % 2}", started=START + i * 86400, user="ana")
+            for i in range(5)
+        )
+        ledger.add([row("bad", project=HOSTILE, name=HOSTILE, command=HOSTILE, status="failed")])
+    return found
+
+
+def out(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_a_list_is_the_newest_first_and_says_when_there_is_more(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show_list(ledger=path, limit=2) == 0
+    told = out(capsys)
+    lines = told.splitlines()
+    assert external_id("4")[:8] in lines[1] and "25-01-05 00:00" in lines[1]
+    assert external_id("3")[:8] in lines[2]
+    assert "2 rows, $4.00" in told and "The newest 2" in told
+    show_list(ledger=path)
+    told = out(capsys)
+    assert "The newest" not in told and "\x1b" not in told and "\u202e" not in told
+
+
+def test_a_list_is_filtered(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_list(ledger=path, project="p1", json=True)
+    assert {found["project"] for found in json.loads(out(capsys))} == {"p1"}
+    show_list(ledger=path, status="failed", json=True)
+    (found,) = json.loads(out(capsys))
+    assert found["status"] == "failed" and found["dollars"] == 2.0
+    show_list(ledger=path, since="2025-01-04", until="2025-01-05", json=True)
+    assert len(json.loads(out(capsys))) == 1
+    show_list(ledger=path, purpose="final")
+    assert "No such row" in out(capsys)
+    for wrong in ({"limit": 0}, {"status": "lost"}, {"since": "soon"}):
+        with pytest.raises(CostError):
+            show_list(ledger=path, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="purpose is 'fun'"):
+        show_list(ledger=path, purpose="fun")
+
+
+def test_a_row_is_shown_by_the_start_of_its_id(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show_one(external_id("bad")[:10], ledger=path) == 0
+    told = out(capsys)
+    assert "2025-01-01 00:00 to 2025-01-01 01:00, UTC" in told
+    assert "$2 an hour and device: --price" in told
+    assert "\x1b" not in told and "\u202e" not in told
+    with pytest.raises(LedgerError, match="no row"):
+        show_one("zz", ledger=path)
+    with pytest.raises(LedgerError, match="several"):
+        show_one("", ledger=path)
+
+
+def test_a_row_inside_another_says_so(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger(path) as ledger:
+        ledger.add([row("inner", parent=external_id("0"), seconds=600.0, name="inner")])
+    show_one(external_id("0"), ledger=path)
+    assert "3,600.0, of which 3,000.0 count" in out(capsys)
+    show_one(external_id("inner"), ledger=path)
+    assert f"{external_id('0')[:8]} 0" in out(capsys)
+
+
+def test_an_amendment_is_told_with_its_reason(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = external_id("1")
+    assert amend(one[:12], ["price_per_hour=3", "project = x"], reason="typo", ledger=path) == 0
+    told = out(capsys)
+    assert "price_per_hour: 2.0 -> 3.0" in told and "counts $3.00, before $2.00" in told
+    show_one(one, ledger=path)
+    told = out(capsys)
+    assert "amended: typo" in told and "project = x" in told and ": typo" in told
+    show_list(ledger=path)
+    assert "ablation*" in out(capsys)
+    show_one(one, ledger=path, json=True)
+    found = json.loads(out(capsys))
+    assert found["price_per_hour"] == 3.0 and len(found["amendments"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "says"),
+    [
+        ([], "r", "nothing to amend"),
+        (["project"], "r", "FIELD=VALUE"),
+        (["project=x", "status=done"], "r", "cannot be amended"),
+        (["project=x", "price_per_hour=-1"], "r", "price_per_hour"),
+        (["project=x", "price_per_hour=2 EUR"], "r", "give a number"),
+        (["project=x", "price_per_hour=nan"], "r", "finite"),
+        (["project=x"], "  ", "reason"),
+    ],
+)
+def test_of_wrong_amendments_none_is_made(
+    changes: list[str], reason: str, says: str, path: Path
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        amend(external_id("1"), changes, reason=reason, ledger=path)
+    with Ledger(path) as ledger:
+        assert not ledger.amendments()
+
+
+def test_budgets_are_set_listed_and_lifted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    budget(ledger=path)
+    assert "No budget" in out(capsys)
+    budget("ablation", "$15", hard=True, ledger=path)
+    told = out(capsys)
+    assert "$15.00" in told and "$12.00" in told and "$3.00" in told and "refused" in told
+    assert "nothing spent of late" in told
+    budget("p1", "1", project=True, ledger=path)
+    told = out(capsys)
+    assert "project p1" in told and "used up" in told and "a warning" in told
+    budget("ablation", "none", ledger=path, json=True)
+    (found,) = json.loads(out(capsys))
+    assert found["key"] == "p1" and found["spent"] == 4.0 and found["left"] == 0.0
+    with pytest.raises(CostError, match="no amount"):
+        budget("ablation", ledger=path)
+    with pytest.raises(CostError, match="US dollars"):
+        budget("ablation", "500 EUR", ledger=path)
+    with pytest.raises(ValueError, match="purpose is 'p1'"):
+        budget("p1", "5", ledger=path)
+
+
+def test_a_forecast_is_of_the_last_thirty_days(path: Path) -> None:
+    now = time.time()
+    with Ledger(path) as ledger:
+        ledger.add(
+            row(f"new{i}", started=now - 10 * 86400 + i * 86400, project="q") for i in range(10)
+        )
+        ledger.add([row("old", started=now - 90 * 86400, project="q")])
+        ledger.budget_set("project", "q", 62.0)
+        (found,) = (s for s in (standing(ledger, b, now) for b in ledger.budgets()))
+    assert found.spent == pytest.approx(22) and found.left == pytest.approx(40)
+    assert found.a_day == pytest.approx(2.0) and found.days == pytest.approx(20)
