@@ -158,11 +158,11 @@ def main() -> None:
     from benthic import cli_bill, cli_cost
 
     app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
-    verbs: list[Callable[..., int]] = [run, chat, inspect, export, doctor, cli_bill.meter]
-    for verb in [*verbs, cli_cost.plan, cli_cost.thrift]:
+    top: list[Callable[..., int]] = [run, chat, inspect, export, doctor]
+    for verb in [*top, cli_cost.plan, cli_cost.thrift, cli_bill.meter]:
         app.command(verb)
-    verbs = [cli_bill.report, cli_bill.show, cli_bill.amend, cli_bill.budget, cli_bill.focus]
-    for verb in [*verbs, cli_cost.deepseek, cli_cost.fleet]:
+    bill: list[Callable[..., int]] = [cli_bill.report, cli_bill.show, cli_bill.amend]
+    for verb in [*bill, cli_bill.budget, cli_bill.focus, cli_cost.deepseek, cli_cost.fleet]:
         money.command(verb)
     money.command(cli_bill.list_rows, name="list")
     money.command(cli_bill.bring, name="import")

@@ -35,7 +35,7 @@ def weigh(bill: Bill) -> None:
         inputs["energy"] = Figure("energy", value, low, high, "kWh", source, "", "assumption")
     bill.inputs = inputs
     if any(entry.low < entry.high for entry in inputs.values()) and bill.rows:
-        model = _Model(bill)
+        model = Model(bill)
         bill.spread = monte_carlo(inputs, model, count=DRAWS)
         bill.swings = tornado(inputs, model, "full")
 
@@ -54,7 +54,7 @@ def _assumed_prices(prices: Sequence[Price]) -> dict[str, list[Price]]:
     return found
 
 
-class _Model:
+class Model:
     """Headline, full cost, ratio and energy by values of the inputs."""
 
     def __init__(self, bill: Bill) -> None:

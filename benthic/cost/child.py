@@ -150,8 +150,9 @@ def start(path: str, command: Sequence[str], environ: Mapping[str, str]) -> Chil
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_PASSED_ON})
     parent = os.getpid()
     read, write = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, AttributeError):  # closed before the start, or whoever read it left
+            stream.flush()
     pid = os.fork()
     if pid == 0:
         try:

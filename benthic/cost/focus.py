@@ -295,8 +295,6 @@ def _cut(amounts: tuple[Decimal, ...], weights: list[float]) -> list[tuple[Decim
         done += weight
         share = Decimal(1) if place == len(weights) else Decimal(done / total)
         level = tuple((amount * share).quantize(_GRAIN) for amount in amounts)
-        if place == len(weights):
-            level = amounts
         parts.append(tuple(now - then for now, then in zip(level, before, strict=True)))
         before = level
     return parts

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -213,11 +214,11 @@ def name_of(command: Sequence[str]) -> str:
 
 def say(sentence: str) -> None:
     """To standard error, in one write, so lines of several programs do not mix."""
-    try:
+    if sys.stderr is None:  # closed before the start
+        return
+    with suppress(OSError):  # whoever read it has left: no reason to end the work
         sys.stderr.write(f"benthic: {' '.join(sentence.split())}\n")
         sys.stderr.flush()
-    except OSError:  # whoever read it has left: no reason to end the work
-        pass
 
 
 def _span(words: list[str], purpose: Purpose, project: str, name: str, held: Held) -> Span:

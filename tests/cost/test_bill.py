@@ -16,7 +16,7 @@ from benthic.cost import bill as room
 from benthic.cost.bill import draw_up, moment, rounded, totals_reference
 from benthic.cost.bill_page import story
 from benthic.cost.bill_report import card, show, to_dict
-from benthic.cost.bill_spread import weigh
+from benthic.cost.bill_spread import Model, weigh
 from benthic.cost.bill_terms import ASSUMED, EXAMPLE, load, price_range
 from benthic.cost.catalog import CostError
 from benthic.cost.entries import Entry, external_id
@@ -182,6 +182,18 @@ def test_idle_is_what_a_reservation_had_left_however_it_ended(ledger: Ledger) ->
     assert "32 device-hours" in render(story(bill, drawn=True))
 
 
+def test_held_and_not_busy_is_told_of_work_alone(ledger: Ledger) -> None:
+    bill = billed(
+        ledger,
+        row("job", hours=4, gpus=1.0, gpu_busy=0.75),
+        row("shell", purpose="idle", hours=10, gpus=1.0, gpu_busy=0.0),
+        row("blind", hours=7, gpus=1.0),
+    )
+    assert (bill.gpu_hours, bill.gpu_hours_busy) == (pytest.approx(4), pytest.approx(3))
+    told = render(story(bill))
+    assert "25% of the 4.0 GPU-hours" in told and "about $2.00" in told
+
+
 def test_two_projects_apart_and_together(ledger: Ledger) -> None:
     rows = [row("a", project="reef"), row("b", project="sonar", hours=2, purpose="data")]
     both = billed(ledger, *rows)
@@ -328,14 +340,20 @@ def test_uncertain_prices_move_headline_and_full_alike(ledger: Ledger) -> None:
     bill = billed(
         ledger,
         row("a", price_source=source),
-        row("b", purpose="ablation", price_source=source, price_per_hour=3.0),
+        row("b", purpose="ablation", price_source=source, price_per_hour=3.0, hours=1 / 3),
         row("c", purpose="data", device="CPU", price_source="assumption: a guess"),
         row("d", purpose="chat"),
     )
     assert set(bill.inputs) == {"price.H100-SXM (catalog)", "price.CPU (assumed)"}
+    price = bill.inputs["price.H100-SXM (catalog)"]
+    assert (price.low, price.value, price.high) == (1.0, 2.25, 4.0)
+    central = Model(bill)({key: entry.value for key, entry in bill.inputs.items()})
+    assert central["headline"] == pytest.approx(bill.headline.dollars)
+    assert central["full"] == pytest.approx(bill.full)
+    assert central["ratio"] == pytest.approx(bill.full / bill.headline.dollars)
     low, high = (asdict(s) for s in bill.swings)
     first = {s.key: s for s in bill.swings}["price.H100-SXM (catalog)"]
-    assert (first.at_low, first.at_high) == pytest.approx((2 + 4, 8 + 4))
+    assert (first.at_low, first.at_high) == pytest.approx((4 / 3 + 4, 16 / 3 + 4))
     assert bill.spread["full"].p10 < bill.spread["full"].p50 < bill.spread["full"].p90
     assert low["key"] != high["key"]
 
@@ -361,6 +379,11 @@ def test_energy_by_source_with_its_range(ledger: Ledger, monkeypatch: pytest.Mon
     large = draw_up(ledger)
     assert large.energy.sampled and set(large.energy.sources.values()) == {1}
     assert "by the newest rows" in render(story(large))
+
+
+def test_an_estimate_without_a_range_is_not_called_measured(ledger: Ledger) -> None:
+    rows = [row("a", joules=5.0, energy_source=s) for s in ("estimate: 30 W, given",)]
+    assert "no range given" in render(story(billed(ledger, *rows)))
 
 
 def test_a_plan_is_held_against_what_was_metered(ledger: Ledger) -> None:

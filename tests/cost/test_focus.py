@@ -215,6 +215,13 @@ def test_a_failure_on_the_way_leaves_the_old_file(
     assert target.read_text() == "old" and not list(target.parent.glob(".partial*"))
 
 
+def test_a_file_with_many_faults_is_whole_and_says_so(ledger: Ledger) -> None:
+    ledger.add(row(str(i)) for i in range(MOST + 50))
+    target = ledger.path.with_name("out.csv")
+    done = write(ledger, target, House(account="lab", provider=" "), Terms())
+    assert len(done.faults) == MOST and len(read(target)) == done.rows == MOST + 50
+
+
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
     for count in (200, 1200):
