@@ -4,9 +4,8 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -158,12 +157,13 @@ def main() -> None:
     from benthic import cli_bill, cli_cost
 
     app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
-    top: list[Callable[..., int]] = [run, chat, inspect, export, doctor]
-    for verb in [*top, cli_cost.plan, cli_cost.thrift, cli_bill.meter]:
-        app.command(verb)
-    bill: list[Callable[..., int]] = [cli_bill.report, cli_bill.show, cli_bill.amend]
-    for verb in [*bill, cli_bill.budget, cli_bill.focus, cli_cost.deepseek, cli_cost.fleet]:
-        money.command(verb)
+    top: list[Any] = [run, chat, inspect, export, doctor]
+    top += [cli_cost.plan, cli_cost.thrift, cli_bill.meter]
+    bill: list[Any] = [cli_bill.report, cli_bill.show, cli_bill.amend, cli_bill.budget]
+    bill += [cli_bill.focus, cli_cost.deepseek, cli_cost.fleet]
+    for room, verbs in ((app, top), (money, bill)):
+        for verb in verbs:
+            room.command(verb)
     money.command(cli_bill.list_rows, name="list")
     money.command(cli_bill.bring, name="import")
     app.command(money, name="cost", help="What was spent, and what things cost.")
