@@ -164,8 +164,8 @@ def main() -> None:
     for room, verbs in ((app, top), (money, bill)):
         for verb in verbs:
             room.command(verb)
-    money.command(cli_bill.list_rows, name="list")
-    money.command(cli_bill.bring, name="import")
+    money.command(name="list")(cli_bill.list_rows)
+    money.command(name="import")(cli_bill.bring)
     app.command(money, name="cost", help="What was spent, and what things cost.")
     words = sys.argv[1:]
     if words[:1] == ["meter"] and "--" in words:
