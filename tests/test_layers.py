@@ -14,13 +14,17 @@ import benthic
 ROOT = Path(benthic.__file__).parent
 FLOORS = {
     5: {
-        *("cli", "run", "session", "report", "console"),
-        *("chat", "doctor", "inspect", "export", "card", "weights", "svg", "__main__"),
+        *("cli", "cli_cost", "cli_bill", "run", "session", "report", "console"),
+        *("chat", "doctor", "inspect", "export", "card", "weights", "__main__"),
+        "integrations",
     },
     4: {"reason", "evaluate"},
     3: {"train", "engine"},
     2: {"model", "data"},
-    1: {"config", "model.config", "hub", "folder", "durable", "cost", "recipes", "__init__"},
+    1: {
+        *("config", "model.config", "hub", "folder", "durable", "cost", "recipes", "svg"),
+        "__init__",
+    },
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 MODULES = {

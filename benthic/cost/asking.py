@@ -46,7 +46,7 @@ class Asked:
 
 def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
     """Print the answer and return the exit code; CostError for what cannot be asked."""
-    from benthic.cost import page, plan_page
+    from benthic.cost import page, plan_page, plan_tables
 
     catalog = load(asked.prices)
     _check(asked)
@@ -56,7 +56,7 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
             refused = [{"gpu": name, "error": text} for name, text in failed]
             _dump([*(plan_page.to_dict(one) for one in plans), *refused])
         else:
-            page.print_page(plan_page.compared(plans, failed))
+            page.print_page(plan_tables.compared(plans, failed))
         return 0
     if not asked.config and not asked.numbers:
         from benthic.cost.sizes import sizes
@@ -66,7 +66,7 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
         if as_json:
             _dump([{"ratio": s.ratio, "for": s.about} | plan_page.to_dict(s.plan) for s in found])
         else:
-            page.print_page(plan_page.largest(found, asks))
+            page.print_page(plan_tables.largest(found, asks))
         return 0
     one = plan(question(asked, catalog), catalog)
     if as_json:

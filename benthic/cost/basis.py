@@ -1,7 +1,9 @@
 """What a plan knows before anything is drawn: layout, step, goodput, and hours of real runs.
 
 `basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
-number does not hold the network, and `held` takes more until it does.
+number does not hold the network, and `held` takes more until it does. What real runs lose against
+clean ones is asked once, of the planner's own layout on the catalog's GPUs with the catalog's
+failures: a layout, a failure rate or a GPU of the user's own moves the hours as its clean hours.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +11,7 @@ from functools import lru_cache
 from math import ceil, log2
 
 from benthic.cost.calibrate import Constants, load_constants
-from benthic.cost.catalog import Catalog, CostError, Gpu
+from benthic.cost.catalog import Catalog, CostError, Gpu, load
 from benthic.cost.choose import Choice, fastest, usual_batch
 from benthic.cost.flops import parameters
 from benthic.cost.goodput import Goodput, goodput
@@ -83,8 +85,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, usual at this size (--batch-tokens)")
     if tokens < _FEW_STEPS * step.tokens:
         notes.append(f"{max(1, round(tokens / step.tokens))} steps only: --batch-tokens sets more")
-    mtbf, checkpoint, restart = (catalog.figure(key).si for key in FAILURES)
-    good = goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart)
+    good = _good(catalog, gpus)
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
     if question.pace is not None:
@@ -95,22 +96,8 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         )
         hours = Practice(middle / MEASURED, middle, middle * MEASURED, middle / clean, [])
     else:
-        hours = real_hours(
-            Traits(
-                run=shape.name,
-                org="",
-                date=usual_date(gpu),
-                active=parameters(shape)["active"],
-                peak=gpu.peak,
-                small=gpu.memory < 41e9,
-                pod=gpu.name.startswith("TPU"),
-                experts=shape.experts > 0,
-                fp16=choice.layout.precision == "fp16",
-                seq=seq,
-                ideal_hours=flops / gpu.peak / 3600,
-                clean_hours=clean,
-            )
-        )
+        usual = _usual(shape, choice, gpu.name, gpus, seq, batch)
+        hours = usual.of(clean)
     return Basis(
         gpu=gpu,
         gpus=gpus,
@@ -122,6 +109,46 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         flops=flops,
         notes=tuple(notes),
     )
+
+
+def _good(catalog: Catalog, gpus: int) -> Goodput:
+    mtbf, checkpoint, restart = (catalog.figure(key).si for key in FAILURES)
+    return goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart)
+
+
+def _usual(shape: Shape, chosen: Choice, name: str, gpus: int, seq: int, batch: int) -> Practice:
+    """What real runs take, of a trillion tokens in the planner's own layout at the precision of
+    `chosen`, or in `chosen` where there is none."""
+    catalog = _shipped()
+    gpu, precision, tokens = catalog.gpu(name), chosen.layout.precision, 1e12
+    try:
+        choice = _fastest(shape, gpu, gpus, seq, batch, precision)
+    except CostError:
+        choice = chosen
+    took = sum(seconds(shape, choice.layout, gpu, seq, load_constants()).values())
+    useful = _good(catalog, min(gpus, MOST_GPUS)).useful
+    flops = 3 * forward_flops_per_token(shape, seq) * tokens
+    return real_hours(
+        Traits(
+            run=shape.name,
+            org="",
+            date=usual_date(gpu),
+            active=parameters(shape)["active"],
+            peak=gpu.peak,
+            small=gpu.memory < 41e9,
+            pod=gpu.name.startswith("TPU"),
+            experts=shape.experts > 0,
+            fp16=precision == "fp16",
+            seq=seq,
+            ideal_hours=flops / gpu.peak / 3600,
+            clean_hours=took * gpus * tokens / (choice.layout.batch * seq) / useful / 3600,
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Catalog:
+    return load()
 
 
 @lru_cache(maxsize=256)

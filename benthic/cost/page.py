@@ -86,13 +86,15 @@ class Page:
 
 
 def money(amount: float) -> str:
-    """US dollars for a reader: cents below a hundred, four digits from a million on."""
+    """US dollars for a reader: cents below a hundred, four digits from a million on, in billions
+    from ten of them on, so that amounts to be compared share a unit."""
     sign, size = "-" if amount < 0 else "", abs(amount)
     if size < 100:
         return f"{sign}${size:,.2f}"
     if size < 999_999.5:
         return f"{sign}${size:,.0f}"
-    return f"{sign}${_short(digits(size / 1e6))}M"
+    scale, letter = (1e6, "M") if size < 9_999.5e6 else (1e9, "B")
+    return f"{sign}${_short(digits(size / scale))}{letter}"
 
 
 def _short(number: str) -> str:

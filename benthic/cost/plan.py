@@ -135,6 +135,12 @@ def _answer(
     )
 
 
+def median_dollars(known: Basis, rent: Figure) -> float:
+    """The P50 of the rent, as `plan` has it: the median over draws of hours and prices."""
+    hours = (_hours(known.hours, at) for at in _order("hours"))
+    return spread([h * price for h, price in zip(hours, _drawn(rent), strict=True)]).p50
+
+
 def _columns(
     known: Basis, rent: Figure, load: Figure, pue: Figure, tariff: Figure
 ) -> dict[str, list[float]]:

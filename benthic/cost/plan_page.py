@@ -1,6 +1,7 @@
-"""A plan as an answer: what it takes, how sure that is, why this layout, and what is not in it."""
+"""A plan as an answer: what it takes, how sure that is, why this layout, and what is not in it.
 
-from collections.abc import Sequence
+Several plans beside each other are `plan_tables`."""
+
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,6 @@ from benthic.cost.figures import explain
 from benthic.cost.flops import parameters
 from benthic.cost.memory import usable
 from benthic.cost.page import (
-    Drawing,
     Number,
     Page,
     Points,
@@ -22,7 +22,6 @@ from benthic.cost.page import (
     share,
 )
 from benthic.cost.plan import POWER, TARIFF, Plan
-from benthic.cost.sizes import Size
 from benthic.cost.speed import CLASSES
 from benthic.cost.spread import Spread
 
@@ -30,6 +29,7 @@ _SPECIFIED = (
     *("bf16_flops", "fp8_flops", "memory", "bandwidth"),
     *("scale_up", "scale_out", "server_watts"),
 )
+_ENOUGH = 0.8  # goodput, below which the verdict says so
 _NOT_IN = (
     "Research, failed runs, data and people: development took 5.6 times the final run's compute "
     "for Olmo 3, 1.5 for the OLMo series, 3 to 10 at larger laboratories. 'benthic cost deepseek' "
@@ -59,13 +59,13 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
     name = plan.question.shape.name
     work = f"{name} on {count(plan.tokens)} tokens takes {plan.gpus:,} {plan.gpu.name}"
     if plan.solved == "tokens":
-        work = f"{_means(plan.question)} {name} on {count(plan.tokens)} tokens with "
+        work = f"{means(plan.question)} {name} on {count(plan.tokens)} tokens with "
         work += f"{plan.gpus:,} {plan.gpu.name}"
     verdict = (
-        f"{work}: {_time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
-        f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}."
+        f"{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
+        f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_lost(plan)}"
     )
-    sections = [_figures(plan), _layout(plan), _hours(plan), _more(plan)]
+    sections = [_figures(plan), _layout(plan), _hours(plan), left_out(plan)]
     if why:
         sections.append(_sources(plan, catalog))
     return Page(
@@ -73,18 +73,18 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         verdict=verdict,
         about=_about(plan),
         numbers=(
-            Number(label="time", value=_time(plan.days.p50), note=_range(plan.days, _time)),
+            Number(label="time", value=time(plan.days.p50), note=span(plan.days, time)),
             Number(
                 label="rent",
                 value=dollars(plan.dollars.p50),
-                note=_range(plan.dollars, dollars),
+                note=span(plan.dollars, dollars),
             ),
         ),
         sections=sections,
     )
 
 
-def _means(question: Question) -> str:
+def means(question: Question) -> str:
     """What there is to spend, up to the verb: $50,000 trains; 30 days train."""
     if question.budget is None:
         return f"{_days(question.days)} train"
@@ -99,6 +99,17 @@ def _odds(plan: Plan) -> str:
     limits = {"budget": money(plan.question.budget or 0), "days": _days(plan.question.days)}
     said = [f"{share(odds)} within {limits[name]}" for name, odds in plan.odds.items()]
     return f"; {' and '.join(said)}" if said else ""
+
+
+def _lost(plan: Plan) -> str:
+    """Where failures take a large share of the hours."""
+    useful = plan.good.useful
+    if useful >= _ENOUGH:
+        return ""
+    return (
+        f" Failures and checkpoints of {plan.gpus:,} GPUs leave only {share(useful)} of the hours "
+        "to training."
+    )
 
 
 def _days(days: float | None) -> str:
@@ -117,7 +128,7 @@ def _about(plan: Plan) -> str:
 
 def _figures(plan: Plan) -> Section:
     rows = [
-        _row("time", plan.days, _time),
+        _row("time", plan.days, time),
         _row("GPU-hours", plan.gpu_hours, count),
         _row("rent", plan.dollars, dollars),
         _row("energy", plan.megawatt_hours, _energy),
@@ -204,9 +215,9 @@ def _hours(plan: Plan) -> Section:
     text = (
         f"{steps:,} clean step{'s' * (steps > 1)} take {count(hours)} GPU-hours; "
         f"{count(hours / useful)} with failures every "
-        f"{_time(plan.good.job_mtbf / 86400)}, checkpoints every "
-        f"{_time(plan.good.interval / 86400)} and restarts (goodput {useful:.1%}); "
-        f"{count(plan.practice.p50)} by {real}."
+        f"{time(plan.good.job_mtbf / 86400)}, checkpoints every "
+        f"{time(plan.good.interval / 86400)} and restarts (goodput {useful:.1%}); "
+        f"{count(plan.practice.p50)}, x {digits(plan.practice.factor, 2)}, by {real}."
     )
     return Section(
         title="Where the hours go",
@@ -216,13 +227,15 @@ def _hours(plan: Plan) -> Section:
                 rows=rows,
                 right=("time", "share"),
                 total=True,
+                note=f"A clean step takes {_seconds(step.total.low, clean)} to "
+                f"{_seconds(step.total.high, clean)}, as what machines reach has a range.",
             ),
             Prose(text=text),
         ],
     )
 
 
-def _more(plan: Plan) -> Section:
+def left_out(plan: Plan) -> Section:
     said = plan.question.said
     items = [("network", note) for note in said]
     items += [("assumed", note) for note in plan.assumptions]
@@ -239,86 +252,6 @@ def _sources(plan: Plan, catalog: Catalog) -> Section:
     lines.append(explain(rent))
     items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
     return Section(title="Sources", blocks=[Points(items=items)])
-
-
-def compared(plans: Sequence[Plan], failed: Sequence[tuple[str, str]] = ()) -> Page:
-    """The same question on several GPUs, the best first; `failed` are those without an answer."""
-    solved = plans[0].solved == "tokens"
-    ranked = sorted(plans, key=lambda p: -p.tokens if solved else p.dollars.p50)
-    rows = [
-        (
-            p.gpu.name,
-            p.layout.precision,
-            f"{p.gpus:,}",
-            count(p.tokens),
-            _time(p.days.p50),
-            count(p.gpu_hours.p50),
-            dollars(p.dollars.p50),
-            _range(p.dollars, dollars),
-        )
-        for p in ranked
-    ]
-    first = ranked[0]
-    name = first.question.shape.name
-    verdict = f"{name} on {count(first.tokens)} tokens is cheapest on {first.gpu.name}: "
-    if solved:
-        verdict = f"{_means(first.question)} {name} longest on {first.gpu.name}: "
-        verdict += f"{count(first.tokens)} tokens, "
-    verdict += f"{dollars(first.dollars.p50)}, {_time(first.days.p50)} on {first.gpus:,}."
-    right = ("GPUs", "tokens", "time", "GPU-hours", "rent")
-    rents = ", ".join(f"{p.gpu.name} ${p.rent.value:.2f} ({p.rent.date})" for p in ranked)
-    blocks: list[Table | Prose | Points | Drawing] = [
-        Table(
-            columns=("GPU", "", *right, "P10 to P90"),
-            rows=rows,
-            right=right,
-            note=f"Rent a GPU-hour: {rents}.",
-        )
-    ]
-    if failed:
-        blocks.append(Points(items=failed))
-    return Page(
-        title=f"Plan: {name}",
-        verdict=verdict,
-        about="Medians, and four of five runs between P10 and P90; each in the layout that is "
-        "fastest there.",
-        numbers=(),
-        sections=[Section(title="The same run elsewhere", blocks=blocks), _more(first)],
-    )
-
-
-def largest(found: Sequence[Size], asked: Question) -> Page:
-    """Networks that a budget trains."""
-    first = found[0]
-    rows = [
-        (
-            count(size.parameters),
-            digits(size.ratio, 3),
-            count(size.plan.tokens),
-            f"{size.plan.gpus:,}",
-            _time(size.plan.days.p50),
-            dollars(size.plan.dollars.p50),
-            size.about,
-        )
-        for size in found
-    ]
-    right = ("parameters", "tokens each", "tokens", "GPUs", "time", "rent")
-    more = ", or fewer for longer" if len(found) > 1 else ""
-    return Page(
-        title="Plan: how large a model",
-        verdict=f"{_means(asked)} {count(first.parameters)} parameters on "
-        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}.",
-        about="Dense networks of usual proportions; by the median run. Name a config or a preset "
-        "for a network of your own.",
-        numbers=(),
-        sections=[
-            Section(
-                title="How large, how long",
-                blocks=[Table(columns=(*right, "good for"), rows=rows, right=right)],
-            ),
-            _more(first.plan),
-        ],
-    )
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -360,11 +293,11 @@ def _row(name: str, found: Spread, text: Any) -> tuple[str, str, str, str]:
     return name, text(found.p10), text(found.p50), text(found.p90)
 
 
-def _range(found: Spread, text: Any) -> str:
+def span(found: Spread, text: Any) -> str:
     return f"{text(found.p10)} to {text(found.p90)}"
 
 
-def _time(days: float) -> str:
+def time(days: float) -> str:
     """Days, or hours, minutes and seconds where those say more."""
     if days >= 730:
         return f"{digits(days / 365, 2 if days < 3650 else 3)} years"

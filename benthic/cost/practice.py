@@ -17,7 +17,7 @@ gap holds what disclosed hours hold: stalls, restarts, evaluation, detours, long
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date as Day
 from functools import lru_cache
 from math import exp, log, log2, log10, sqrt
@@ -70,6 +70,11 @@ class Practice:
     factor: float
     """p50 over clean hours: what to multiply another layout's clean hours by"""
     leans_on: list[tuple[str, float]]
+
+    def of(self, clean: float) -> "Practice":
+        """The same practice where clean steps take `clean` hours."""
+        ratio = clean * self.factor / self.p50
+        return replace(self, p10=self.p10 * ratio, p50=self.p50 * ratio, p90=self.p90 * ratio)
 
 
 def real_hours(traits: Traits, published: Sequence[Traits] | None = None) -> Practice:

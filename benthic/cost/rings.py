@@ -135,16 +135,18 @@ def _rings(case: Case, f: Figures, spread: Spreads, drawn: bool) -> Section:
     )
     for name, key, whose in parts:
         rows.append((name, money(f[key]), _between(spread[key]), money(spread[key].p50), whose))
+    h20 = case.inputs["h20.count"]
+    right = ("fixed inputs", "moved: P10 - P90", "moved: P50")
     table = Table(
-        columns=("ring", "cost", "P10 - P90", "P50", "V3's part"),
-        right=("cost", "P10 - P90", "P50"),
+        columns=("ring", *right, "V3's part"),
+        right=right,
         rows=rows,
         phone="5.7rem .9fr 1.5fr .9fr",
         note=(
-            "The cost is the published or central one; the spread leans to the side where an "
-            "input's range is longer. "
-            f"The fleet's {whole(case.inputs['h20.count'].value)} H20 were orders, and as few as "
-            f"{whole(case.inputs['h20.count'].low)} are allowed for."
+            f"Fixed inputs are the published or central ones, and {money(f['fleet.cost'])} is what "
+            "they give. Moved is what comes out if the inputs move within their ranges, and lies "
+            f"to the side where these are longer: the fleet's {whole(h20.value)} H20 were orders, "
+            f"and {whole(h20.value - h20.low)} fewer are allowed."
         ),
     )
     if not drawn:

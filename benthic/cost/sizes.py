@@ -1,17 +1,18 @@
 """How large a dense network a budget, or so many days on so many GPUs, trains well.
 
-The run's tokens are so many a parameter (`RATIOS`), or those that are given. Hours grow with the
-square of the size at a fixed ratio, in proportion at fixed tokens; Newton's steps on their
-logarithm, kept between what was seen to suffice and what was not, find the size within 1 %.
+The run's tokens are so many a parameter (`RATIOS`), or those that are given. Hours and rent, both
+by the median run, grow with the square of the size at a fixed ratio, in proportion at fixed tokens;
+Newton's steps on the logarithm of what is tighter, kept between what was seen to suffice and what
+was not, find the size within 1 %.
 """
 
 from dataclasses import dataclass, replace
 from math import exp, log, sqrt
 
 from benthic.cost.basis import Basis, Question, basis
-from benthic.cost.catalog import Catalog, CostError
+from benthic.cost.catalog import Catalog, CostError, Figure
 from benthic.cost.flops import parameters
-from benthic.cost.plan import REACHED, Plan, means, plan, rent_of
+from benthic.cost.plan import REACHED, Plan, means, median_dollars, plan, rent_of
 from benthic.cost.widths import from_numbers
 
 RATIOS = (
@@ -40,17 +41,18 @@ def sizes(question: Question, catalog: Catalog) -> list[Size]:
     """The largest dense networks of usual proportions that the budget or the days train; CostError
     where there are none. The question's own shape is not looked at."""
     gpu = catalog.gpu(question.gpu)
-    gpus, hours = means(question, gpu, rent_of(question, catalog, gpu), [])
+    rent = rent_of(question, catalog, gpu)
+    gpus, hours = means(question, gpu, rent, [])
     question = replace(question, gpus=gpus, seq=question.seq or 4096, said=())
     found = []
     if question.tokens is not None:
-        shaped = _largest(question, catalog, gpus, hours, None)
+        shaped = _largest(question, catalog, rent, hours, None)
         if shaped:
             ratio = question.tokens / parameters(shaped.shape)["total"]
             found.append(Size(ratio, "the tokens that you gave", plan(shaped, catalog)))
     else:
         for ratio, about in RATIOS:
-            shaped = _largest(question, catalog, gpus, hours, ratio)
+            shaped = _largest(question, catalog, rent, hours, ratio)
             if shaped:
                 found.append(Size(ratio, about, plan(shaped, catalog)))
     if not found:
@@ -62,9 +64,9 @@ def sizes(question: Question, catalog: Catalog) -> list[Size]:
 
 
 def _largest(
-    question: Question, catalog: Catalog, gpus: int, hours: float, ratio: float | None
+    question: Question, catalog: Catalog, rent: Figure, hours: float, ratio: float | None
 ) -> Question | None:
-    """The question with the largest network that `hours` train, if any."""
+    """The question with the largest network that budget and days train, about `hours`."""
     low, high = log(_SMALLEST), log(_LARGEST)
     best: Question | None = None
     flops = hours * 3600 * REACHED * catalog.gpu(question.gpu).peak
@@ -72,11 +74,11 @@ def _largest(
     at = min(max(log(guess), low), high)
     for _ in range(12):
         tried = _shaped(question, exp(at), ratio)
-        known = _known(tried, catalog, gpus)
+        known = _known(tried, catalog)
         if known is None:
             high, following = at, max(at - 0.7, (low + at) / 2)
         else:
-            over = log(known.hours.p50 / hours)
+            over = _over(tried, known, rent)
             if over <= _CLOSE:
                 best, low = tried, at
             else:
@@ -98,9 +100,19 @@ def _shaped(question: Question, params: float, ratio: float | None) -> Question:
     return replace(question, shape=shape, tokens=tokens)
 
 
-def _known(question: Question, catalog: Catalog, gpus: int) -> Basis | None:
+def _over(question: Question, known: Basis, rent: Figure) -> float:
+    """The logarithm of the median run over the tighter of budget and days."""
+    taken = []
+    if question.budget is not None:
+        taken.append(median_dollars(known, rent) / question.budget)
+    if question.days is not None:
+        taken.append(known.hours.p50 / known.gpus / 24 / question.days)
+    return log(max(taken))
+
+
+def _known(question: Question, catalog: Catalog) -> Basis | None:
     """None where the network is too large for the GPUs."""
     try:
-        return basis(question, catalog, gpus)
+        return basis(question, catalog, question.gpus or 1)
     except CostError:
         return None

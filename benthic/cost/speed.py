@@ -5,7 +5,8 @@ out: input loading, evaluation, checkpoints and failures (`benthic.cost.goodput`
 between a clean step and a real run's months (`benthic.cost.practice`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from benthic.cost.calibrate import Constants, ends, load_constants
@@ -13,7 +14,7 @@ from benthic.cost.catalog import CostError, Gpu
 from benthic.cost.flops import forward_parts
 from benthic.cost.layout import Layout
 from benthic.cost.shape import Shape
-from benthic.cost.work import CLASSES, Work
+from benthic.cost.work import CLASSES, Work, reach
 
 __all__ = ["CLASSES", "Span", "Step", "forward_flops_per_token", "seconds", "step_time"]
 
@@ -48,16 +49,16 @@ def step_time(
 ) -> Step:
     """The time of one step of `layout.batch` sequences of `seq` tokens.
 
-    Ranges move each constant to either end of its own, one at a time, and add the changes up in
-    quadrature. `constants` default to those of fused software. Raises CostError for a precision
-    that the GPU lacks, or a sequence that is not positive.
+    Ranges move each constant, and what the GPU reaches of its peak, to either end of its own, one
+    at a time, and add the changes up in quadrature. `constants` default to those of fused software.
+    Raises CostError for a precision that the GPU lacks, or a sequence that is not positive.
     """
     chosen = constants or load_constants()
     middle = seconds(shape, layout, gpu, seq, chosen)
     total = sum(middle.values())
     less = dict.fromkeys([*middle, "total"], 0.0)
     more = dict(less)
-    for changed in ends(chosen):
+    for changed in (*ends(chosen), *_reached(chosen, gpu)):
         moved = seconds(shape, layout, gpu, seq, changed)
         moved["total"] = sum(moved.values())
         for part, was in [*middle.items(), ("total", total)]:
@@ -72,6 +73,14 @@ def step_time(
     needed = 3 * forward_flops_per_token(shape, seq) * tokens / (gpu.peak * layout.gpus)
     mfu = Span(needed / whole.value, needed / whole.high, needed / whole.low)
     return Step(parts=spans, total=whole, tokens=tokens, gpus=layout.gpus, mfu=mfu)
+
+
+def _reached(constants: Constants, gpu: Gpu) -> Iterator[Constants]:
+    """The constants of a GPU whose products reach as little, or as much, as its row allows."""
+    value, *both = reach(gpu)
+    for end in both:
+        if end != value:
+            yield replace(constants, matmul=constants.matmul * end / value)
 
 
 def forward_flops_per_token(shape: Shape, seq: int) -> float:

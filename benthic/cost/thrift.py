@@ -111,13 +111,12 @@ def waterfall(
     )
     last = plan(question, catalog)
     question = replace(question, seq=last.seq, days=None)
-    lost = last.practice.p50 / clean_hours(last)
     stages: list[Stage] = []
     for i, (idea, network, precision) in enumerate(steps):
         one = last
         if i < len(steps) - 1:
             one = _planned(replace(question, shape=network, precision=precision), last, catalog)
-        hours = clean_hours(one) * lost
+        hours = clean_hours(one) * last.practice.factor
         served = cheapest(network, gpu, precision, context, speed)
         size = 1 if precision == "fp8" else 2
         stages.append(

@@ -11,7 +11,7 @@ from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digit
 from benthic.cost.plan_page import count, dollars
 from benthic.cost.serving import ACCEPTED, REACHED, SERVICE
 from benthic.cost.shape import Shape
-from benthic.cost.thrift import FP8, IDEAS, MTP, Stage, clean_hours
+from benthic.cost.thrift import FP8, IDEAS, MTP, Stage
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
     items.append(
         (
             "real runs",
-            f"every line with {last.plan.practice.p50 / clean_hours(last.plan):.2f} times the "
+            f"every line with {last.plan.practice.factor:.2f} times the "
             "clean hours, as planned for the whole network",
         )
     )

@@ -8,11 +8,12 @@ slows that work by the processors that it takes. A pipeline takes the sum of its
 slowest stage for every further micro-batch (1F1B), of whose bubble better schedules leave a share.
 """
 
+import csv
 from functools import lru_cache
 from math import ceil
 
 from benthic.cost import comm
-from benthic.cost.calibrate import Constants, figures
+from benthic.cost.calibrate import FILE, Constants
 from benthic.cost.catalog import CostError, Gpu
 from benthic.cost.flops import causal_pairs, parameters, windowed_pairs
 from benthic.cost.layout import Layout, stages
@@ -36,9 +37,34 @@ CLASSES = {
 }
 
 
+_ENDS = ("value", "low", "high")
+
+
 @lru_cache(maxsize=64)
 def _parameters(shape: Shape) -> dict[str, int]:
     return parameters(shape)
+
+
+def reach(gpu: Gpu) -> tuple[float, float, float]:
+    """Large products' share of the GPU's peak over that of the A100, with its low and high end;
+    CostError where the constants have no row of it."""
+    found = _reaches().get(gpu.name.lower())
+    if found is None:
+        raise CostError(
+            f"{FILE.name} has no row reach.{gpu.name.lower()}: give it that of the nearest "
+            "generation"
+        )
+    return found
+
+
+@lru_cache(maxsize=1)
+def _reaches() -> dict[str, tuple[float, float, float]]:
+    with FILE.open(newline="", encoding="utf-8") as file:
+        return {
+            row["key"].removeprefix("reach."): tuple(float(row[e]) for e in _ENDS)  # type: ignore[misc]
+            for row in csv.DictReader(file)
+            if row["key"].startswith("reach.")
+        }
 
 
 class Work:
@@ -52,9 +78,10 @@ class Work:
         self.fp8 = layout.precision == "fp8"
         if self.fp8 and not gpu.fp8_flops:
             raise CostError(f"{gpu.name} has no fp8: plan with bf16")
-        peak = {"fp16": gpu.fp16_flops, "fp32": gpu.bf16_flops / 2}
+        single = gpu.bf16_flops / 2 if gpu.has_bf16 else gpu.bf16_flops
+        peak = {"fp16": gpu.fp16_flops, "fp32": single}
         self.peak = peak.get(layout.precision, gpu.bf16_flops)
-        self.plain = c.matmul * self.peak * figures("reach.").get(gpu.name.lower(), 1.0)
+        self.plain = c.matmul * self.peak * reach(gpu)[0]
         self.fast = c.fp8_matmul * (gpu.fp8_flops or 0) if self.fp8 else self.plain
         self.wide = 4 if layout.precision == "fp32" else 2  # bytes of an activation
         self.memory = gpu.bandwidth * c.memory
@@ -322,7 +349,8 @@ class Work:
         return times * time * (1 - c.pipeline_hidden)
 
     def _update(self, slowest: float) -> dict[str, float]:
-        """The optimizer's step and what replicas exchange for it, once a step."""
+        """The optimizer's step and what replicas exchange for it: once a step, but gradients of
+        ZeRO-2 and weights of ZeRO-3 every micro-batch."""
         shape, layout, c = self.shape, self.layout, self.c
         counts = _parameters(shape)
         sharing = layout.tensor * layout.pipeline
@@ -334,7 +362,9 @@ class Work:
         )
         passes = 2.0  # a reduce-scatter and an all-gather
         available = 2 / 3 * slowest
-        if layout.zero == 3:
+        if layout.zero == 2:  # gradients that are kept sharded are scattered every micro-batch
+            passes, available = layout.micro_batches + 1.0, available * layout.micro_batches
+        elif layout.zero == 3:
             passes, available = 3.0 * layout.micro_batches, slowest * layout.micro_batches
         time = passes * (
             comm.all_gather(2 * others, group, self.links)

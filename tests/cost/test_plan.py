@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import plan_page
+from benthic.cost import plan_page, plan_tables
 from benthic.cost.basis import Question, nodes
 from benthic.cost.catalog import Catalog, CostError, load
 from benthic.cost.layout import parse
@@ -253,12 +253,12 @@ def test_dollars_are_rounded_as_sure_as_they_are(amount: float, text: str) -> No
 def test_compared_puts_the_cheapest_or_the_longest_first() -> None:
     bare = replace(SMALL, layout=None, batch=2**19)
     plans = [plan(replace(bare, gpu=name), CATALOG) for name in ("h100", "a100")]
-    rows = plan_page.compared(plans, [("T4", "why not")]).sections[0].blocks[0].rows  # type: ignore[union-attr]
+    rows = plan_tables.compared(plans, [("T4", "why not")]).sections[0].blocks[0].rows  # type: ignore[union-attr]
     cheapest = min(plans, key=lambda p: p.dollars.p50)
     assert rows[0][0] == cheapest.gpu.name
     bought = replace(bare, tokens=None, budget=1e4)
     plans = [plan(replace(bought, gpu=name), CATALOG) for name in ("h100", "a100")]
-    verdict = plan_page.compared(plans).verdict
+    verdict = plan_tables.compared(plans).verdict
     assert f"longest on {max(plans, key=lambda p: p.tokens).gpu.name}" in verdict
 
 
@@ -268,9 +268,9 @@ def test_a_budget_alone_finds_the_largest_network() -> None:
     assert [size.ratio for size in found] == [20, 100, 500]
     assert found[0].parameters > found[1].parameters > found[2].parameters
     for size in found:
-        assert size.plan.gpu_hours.p50 * size.plan.rent.value == pytest.approx(2e4, rel=0.03)
+        assert size.plan.dollars.p50 == pytest.approx(2e4, rel=0.03)
         assert size.plan.tokens == pytest.approx(size.ratio * size.parameters)
-    verdict = plan_page.largest(found, asked).verdict
+    verdict = plan_tables.largest(found, asked).verdict
     assert verdict.startswith("$20,000 trains") and "with" in verdict
 
 
@@ -278,7 +278,7 @@ def test_a_budget_with_tokens_finds_the_network_for_them() -> None:
     asked = replace(SMALL, gpus=8, layout=None, tokens=1e11, budget=2e4)
     (size,) = sizes(asked, CATALOG)
     assert size.plan.tokens == 1e11
-    assert size.plan.gpu_hours.p50 * size.plan.rent.value == pytest.approx(2e4, rel=0.03)
+    assert size.plan.dollars.p50 == pytest.approx(2e4, rel=0.03)
     with pytest.raises(CostError, match="train no network"):
         sizes(replace(asked, tokens=1e15, budget=1.0), CATALOG)
 
