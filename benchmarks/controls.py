@@ -18,7 +18,7 @@ from machine import heading
 
 from benthic.config import load
 from benthic.console import Console
-from benthic.cost.receipt import Receipt
+from benthic.cost.bill.receipt import Receipt
 from benthic.folder import RunFolder
 from benthic.run import receipt_of
 from benthic.run import run as run_recipe

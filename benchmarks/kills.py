@@ -25,8 +25,8 @@ from pathlib import Path
 
 from machine import heading
 
-from benthic.cost.ledger import Ledger
-from benthic.cost.receipt import build_receipt
+from benthic.cost.bill.receipt import build_receipt
+from benthic.cost.ledger.ledger import Ledger
 from benthic.folder import RunFolder
 from benthic.train import metrics
 from benthic.train.checkpoint import TENSORS, path_of, steps_of

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from machine import heading, spread
 
-from benthic.cost.entries import Entry, external_id
-from benthic.cost.ledger import Ledger, Purpose, Status
+from benthic.cost.ledger.entries import Entry, external_id
+from benthic.cost.ledger.ledger import Ledger, Purpose, Status
 
 LIMIT = 3.0
 REPEATS = 5
@@ -33,7 +33,7 @@ PURPOSES: tuple[tuple[Purpose, int], ...] = (
 )
 STATUSES: tuple[tuple[Status, int], ...] = (("done", 80), ("failed", 8), ("interrupted", 12))
 COMMAND = (
-    "from pathlib import Path; from benthic.cost.bill_report import show; import sys; "
+    "from pathlib import Path; from benthic.cost.bill.report import show; import sys; "
     "sys.exit(show(ledger=Path({ledger!r}), {output}))"
 )
 

@@ -21,8 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benthic.cost.entries import Entry, Span, Usage
-from benthic.cost.ledger import Ledger, LedgerError
+from benthic.cost.ledger.entries import Entry, Span, Usage
+from benthic.cost.ledger.ledger import Ledger, LedgerError
 
 BATCH = 20  # rows of one import; every other batch is begun and finished one by one
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from machine import heading, spread
 
-from benthic.cost.descendants import below
-from benthic.cost.ledger import Ledger
+from benthic.cost.ledger.ledger import Ledger
+from benthic.cost.metering.descendants import below
 
 HEARTBEAT, LONGEST = 5.0, 20.0
 SLACK = 0.5  # seconds in which a busy machine writes a row, or delivers a signal
 METER = (
-    "import sys; from benthic.cost.metered import run; "
+    "import sys; from benthic.cost.metering.metered import run; "
     "sys.exit(run(sys.argv[2:], name=sys.argv[1], quiet=True))"
 )
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"

@@ -22,7 +22,11 @@ from statistics import median
 
 from machine import heading, spread
 
-METER = "import sys; from benthic.cost.metered import run; sys.exit(run(sys.argv[1:], quiet=True))"
+METER = """
+import sys
+from benthic.cost.metering.metered import run
+sys.exit(run(sys.argv[1:], quiet=True))
+"""
 STEPS = """
 import sys, time, torch
 torch.set_num_threads(1)

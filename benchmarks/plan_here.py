@@ -4,7 +4,7 @@ Claim: calibrated on any of three networks, the planner's tokens a second of the
 within 15 % of what the ledger holds for them. Each is trained by Benthic's own pretraining step in
 a block of `benthic.meter`, in turns, on one thread; a figure is the median over REPEATS. The
 "GPU" is this processor: its peak is a measured product, its bandwidth a measured copy.
-Calibration is `benthic.cost.calibrate.calibrated` with the one step, nothing else is fitted.
+Calibration is `benthic.cost.step.calibrate.calibrated` with the one step, nothing else is fitted.
 
 Four ways, each with what the one before has: the constants that `benthic plan` uses; the
 Newton-Schulz products of Muon, which the planner does not count (`--adamw` trains without); the
@@ -32,13 +32,13 @@ from torch.nn import functional as F
 
 import benthic
 from benthic.config import PretrainConfig
-from benthic.cost.calibrate import Constants, calibrated, load_constants
-from benthic.cost.catalog import Gpu
-from benthic.cost.flops import parameters
-from benthic.cost.layout import parse
-from benthic.cost.ledger import Ledger, ledger_path
-from benthic.cost.shape import shape_of
-from benthic.cost.speed import step_time
+from benthic.cost.catalog.load import Gpu
+from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.shape import shape_of
+from benthic.cost.step.calibrate import Constants, calibrated, load_constants
+from benthic.cost.step.layout import parse
+from benthic.cost.step.speed import step_time
 from benthic.data.loader import Mixture
 from benthic.data.tasks.running_total import RunningTotals
 from benthic.data.text import load_corpus

@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def row(case: Case) -> float:
-    from benthic.cost.eager import single_device
+    from benthic.cost.step.eager import single_device
 
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # pages of one row are not another's
         measured, grown, params = pool.apply(measure, (case,))
@@ -206,8 +206,8 @@ def row(case: Case) -> float:
 
 def shape_of_case(case: Case) -> Any:
     """The shape, from the config that the network is built from."""
-    from benthic.cost.read_shape import from_config
-    from benthic.cost.shape import shape_of
+    from benthic.cost.network.read_shape import from_config
+    from benthic.cost.network.shape import shape_of
 
     made = config_of(case)
     return shape_of(made) if case.model == "benthic" else from_config(made.to_dict(), case.name)

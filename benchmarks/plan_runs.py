@@ -25,12 +25,10 @@ from math import exp, expm1, log, log2, sqrt
 from pathlib import Path
 from statistics import median
 
-from benthic.cost.calibrate import figures
-from benthic.cost.catalog import Catalog, CostError, load
-from benthic.cost.choose import clean_run
-from benthic.cost.goodput import goodput
-from benthic.cost.layout import Precision, parse
-from benthic.cost.practice import (
+from benthic.cost.catalog.load import Catalog, CostError, load
+from benthic.cost.network.read_shape import from_row
+from benthic.cost.planner.choose import clean_run
+from benthic.cost.planner.practice import (
     FILE,
     TENTH,
     Practice,
@@ -39,8 +37,10 @@ from benthic.cost.practice import (
     real_hours,
     solve,
 )
-from benthic.cost.read_shape import from_row
-from benthic.cost.speed import step_time
+from benthic.cost.step.calibrate import figures
+from benthic.cost.step.goodput import goodput
+from benthic.cost.step.layout import Precision, parse
+from benthic.cost.step.speed import step_time
 
 MORE = Path(__file__).with_name("more_runs.csv")
 V3_LAYOUT = "pp16 ep64 dp128 zero1 acc120 fp8"  # V3 section 3.1; batch 15360

@@ -1,4 +1,4 @@
-"""Step times of dense GPTs on A100s, layout given, against `benthic.cost.speed`.
+"""Step times of dense GPTs on A100s, layout given, against `benthic.cost.step.speed`.
 
 Claim: fitted on a part of the rows, the model meets the rows left out with a median error of 10 %
 and a 90th percentile of 25 %, on random halves and where a whole kind of layout is left out. Twelve
@@ -27,12 +27,12 @@ from math import exp, expm1, log, sqrt
 from pathlib import Path
 from statistics import median
 
-from benthic.cost.calibrate import FILE, Constants, load_constants
-from benthic.cost.catalog import Gpu, load
-from benthic.cost.layout import Layout
-from benthic.cost.practice import solve
-from benthic.cost.shape import Shape
-from benthic.cost.speed import seconds
+from benthic.cost.catalog.load import Gpu, load
+from benthic.cost.network.shape import Shape
+from benthic.cost.planner.practice import solve
+from benthic.cost.step.calibrate import FILE, Constants, load_constants
+from benthic.cost.step.layout import Layout
+from benthic.cost.step.speed import seconds
 
 VOCABULARY = 50257  # GPT-2's, which no row states
 PRIORS = {  # constant: prior, deviation of its logarithm

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benthic.cost.span import meter as meter
+    from benthic.cost.metering.span import meter as meter
 
 __version__ = "0.1.0"
 
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`benthic.meter`, imported when first asked for."""
     if name == "meter":
-        from benthic.cost.span import meter
+        from benthic.cost.metering.span import meter
 
         return meter
     raise AttributeError(f"module 'benthic' has no attribute '{name}'")

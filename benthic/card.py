@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.flops import parameters
-from benthic.cost.receipt import Receipt
+from benthic.cost.bill.receipt import Receipt
+from benthic.cost.network.flops import parameters
 from benthic.hub.config import ARCHITECTURES
 from benthic.weights import Weights
 

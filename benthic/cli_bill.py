@@ -49,7 +49,7 @@ def meter(
         anyway: run unbilled where the ledger cannot be written
         quiet: leave out the line at the end
     """
-    from benthic.cost.metered import run
+    from benthic.cost.metering.metered import run
 
     return run(
         command,
@@ -90,7 +90,7 @@ def list_rows(
         limit: rows
         json: print data
     """
-    from benthic.cost.bill_rows import show_list
+    from benthic.cost.bill.rows import show_list
 
     return show_list(
         since=since or None,
@@ -111,7 +111,7 @@ def show(row: ROW, /, json: bool = False) -> int:
         row: the first characters of its id
         json: print data
     """
-    from benthic.cost.bill_rows import show_one
+    from benthic.cost.bill.rows import show_one
 
     return show_one(row, json=json)
 
@@ -125,7 +125,7 @@ def amend(row: ROW, /, changes: CHANGES = (), reason: TEXT = "", author: TEXT = 
         reason: why, which is kept
         author: who; the user if not given
     """
-    from benthic.cost.bill_rows import amend as write
+    from benthic.cost.bill.rows import amend as write
 
     return write(row, changes, reason=reason, author=author)
 
@@ -147,7 +147,7 @@ def budget(
         project: PURPOSE is a project's name
         json: print data
     """
-    from benthic.cost.bill_rows import budget as write
+    from benthic.cost.bill.rows import budget as write
 
     return write(key or None, amount or None, hard=hard, project=project, json=json)
 
@@ -176,7 +176,7 @@ def report(
         markdown: write a part for a model card, too
         json: print data instead of a page
     """
-    from benthic.cost.bill_report import show as bill
+    from benthic.cost.bill.report import show as bill
 
     return bill(
         since=since or None,
@@ -252,7 +252,7 @@ def focus(
         inputs: your own rates, as in benthic/cost/cases/bill.toml
         site: where the machines stand, for RegionId
     """
-    from benthic.cost.focus import show as write
+    from benthic.cost.bill.focus import show as write
 
     return write(
         target,

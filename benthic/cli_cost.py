@@ -1,6 +1,7 @@
 """The verbs about money: `benthic plan`, `benthic thrift` and `benthic cost ...`; none needs torch.
 
-Figures are text here, as people write them (14.8T, 30d, $50k): `benthic.cost.units` reads them.
+Figures are text here, as people write them (14.8T, 30d, $50k); `benthic.cost.network.units` reads
+them.
 """
 
 from pathlib import Path
@@ -76,7 +77,7 @@ def plan(
         why: print where each figure comes from
         json: print data instead of a page
     """
-    from benthic.cost.asking import Asked, ask
+    from benthic.cost.planner.asking import Asked, ask
 
     numbers = {
         **{"params": params, "active": active, "layers": layers, "hidden": hidden},
@@ -140,7 +141,7 @@ def thrift(
         why: print where each figure comes from
         json: print data instead of a page
     """
-    from benthic.cost.thrift import show
+    from benthic.cost.planner.thrift import show
 
     return show(
         config,
@@ -170,7 +171,7 @@ def deepseek(
         why: print each figure's formula and each input's source
         json: print data instead of a page
     """
-    from benthic.cost import published
+    from benthic.cost.cases import case as published
 
     return published.show(inputs, json=json, html=html, why=why)
 
@@ -188,6 +189,6 @@ def fleet(
         html: write a page for a browser, too
         json: print data instead of a page
     """
-    from benthic.cost import fleet as room
+    from benthic.cost.cases import fleet as room
 
     return room.show(inputs, json=json, html=html)

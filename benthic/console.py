@@ -16,7 +16,7 @@ from rich.text import Text
 
 from benthic import report
 from benthic.config import ReasonConfig, Recipe
-from benthic.cost.receipt import Receipt, receipt_table
+from benthic.cost.bill.receipt import Receipt, receipt_table
 from benthic.reason.gate import Gate
 
 _PLAIN_LINES = 10  # progress lines a stage where there is no terminal

@@ -9,8 +9,8 @@ import rich.console
 import torch
 from rich.table import Table
 
-from benthic.cost.ledger import Ledger, LedgerError, ledger_path
-from benthic.cost.meter import POWERCAP, Rapl
+from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
+from benthic.cost.metering.meter import POWERCAP, Rapl
 from benthic.data.text import load_corpus
 from benthic.folder import machine
 from benthic.model.config import ModelConfig

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from benthic.console import printable
+from benthic.cost.network.inspection import FREE, Device, Files, Inspection, inspect
 from benthic.folder import FolderError
 from benthic.hub.files import HubError
-from benthic.hub.inspect import FREE, Device, Files, Inspection, inspect
 from benthic.model.config import ModelConfig
 
 _FAMILIES = {

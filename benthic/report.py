@@ -18,7 +18,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 from markupsafe import Markup
 
 from benthic import svg
-from benthic.cost import receipt as bill
+from benthic.cost.bill import receipt as bill
 from benthic.svg import Axis, Bar, Line, Point, number
 
 Row = Mapping[str, Any]

@@ -16,10 +16,10 @@ import torch
 from benthic import report
 from benthic.config import Recipe, to_tree
 from benthic.console import Console
-from benthic.cost import flops
-from benthic.cost.ledger import Ledger, ledger_path
-from benthic.cost.meter import Meter
-from benthic.cost.receipt import Receipt, build_receipt
+from benthic.cost.bill.receipt import Receipt, build_receipt
+from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.metering.meter import Meter
+from benthic.cost.network import flops
 from benthic.data.loader import Mixture
 from benthic.data.tasks.problem import Task
 from benthic.data.tasks.running_total import UNSEEN_LENGTHS, RunningTotals

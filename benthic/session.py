@@ -8,8 +8,8 @@ import torch
 
 from benthic.config import Recipe
 from benthic.console import Console
-from benthic.cost.ledger import Purpose, Span, ledger_path
-from benthic.cost.meter import POWERCAP, Meter
+from benthic.cost.ledger.ledger import Purpose, Span, ledger_path
+from benthic.cost.metering.meter import POWERCAP, Meter
 from benthic.folder import RunFolder, machine
 from benthic.train.parallel import Ranks
 

@@ -17,7 +17,7 @@ import torch
 from tokenizers import processors
 
 from benthic.config import Recipe, load
-from benthic.cost.flops import parameters
+from benthic.cost.network.flops import parameters
 from benthic.data.hub_tokenizer import HubTokenizer, byte_tokenizer
 from benthic.data.tasks.running_total import FIELD
 from benthic.data.template import R1_TEMPLATE

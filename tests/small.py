@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benthic.config import Recipe, load
 from benthic.console import Console
-from benthic.cost.ledger import Entry, Ledger, ledger_path
+from benthic.cost.ledger.ledger import Entry, Ledger, ledger_path
 from benthic.data.hub_tokenizer import save_tokenizer, train_bpe
 from benthic.data.loader import Mixture
 from benthic.data.tasks.running_total import RunningTotals

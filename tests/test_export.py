@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benthic.cost.receipt import Receipt
+from benthic.cost.bill.receipt import Receipt
 from benthic.data.tasks.source import task_of
 from benthic.data.template import R1_TEMPLATE
 from benthic.engine.engine import Engine

@@ -12,7 +12,7 @@ from benthic.folder import RunFolder
 from benthic.hub.config import presets
 from benthic.hub.files import HubError
 from benthic.inspect import show
-from tests.hub.test_inspect import FP8, LLAMA, V3, put_checkpoint, put_config, shard
+from tests.cost.test_inspection import FP8, LLAMA, V3, put_checkpoint, put_config, shard
 from tests.small import benthic
 
 WIDTHS = [60, 80, 200]

@@ -19,7 +19,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from benthic.cost.ledger import Billed, Ledger
+from benthic.cost.ledger.ledger import Billed, Ledger
 from benthic.integrations.transformers import BillCallback
 
 TRAIN = """

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from benthic import report
-from benthic.cost.ledger import Entry, Purpose
-from benthic.cost.receipt import build_receipt
+from benthic.cost.bill.receipt import build_receipt
+from benthic.cost.ledger.ledger import Entry, Purpose
 from benthic.report import dollars, percent, render_report, seconds, si, verdict, write_report
 
 HOSTILE = "</svg><script>alert(1)</script>\x00\x1b[31m\u202e\ud800 & \"quoted\" 'too'"

@@ -7,8 +7,8 @@ asked of the ledger anew, seldom enough not to be felt; in between, this work's 
 
 import time
 
-from benthic.cost.entries import Budget, Purpose
-from benthic.cost.ledger import Ledger
+from benthic.cost.ledger.entries import Budget, Purpose
+from benthic.cost.ledger.ledger import Ledger
 
 _NEAR = 0.8
 _ANEW = 60.0  # seconds between two questions to the ledger, at least

@@ -3,7 +3,7 @@
 A `Page` is plain data: a verdict, four numbers, sections of prose, lists, tables and drawings. The
 terminal leaves drawings and folded tables out. The HTML is one file without scripts that loads
 nothing, light or dark as the reader's system is; its words are the story's, its looks stand in
-`case.html.jinja`. Every text is escaped and its control characters are made visible.
+`page.html.jinja`. Every text is escaped and its control characters are made visible.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from benthic.cost.catalog import CostError
+from benthic.cost.catalog.load import CostError
 from benthic.svg import visible
 
 
@@ -191,7 +191,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.tests["link"] = lambda text: text.startswith(("https://", "http://"))
-    return environment.get_template("case.html.jinja").render(page=page)
+    return environment.get_template("page.html.jinja").render(page=page)
 
 
 def write_page(page: Page, target: Path) -> None:

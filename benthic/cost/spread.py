@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from benthic.cost.catalog import CostError
+from benthic.cost.catalog.load import CostError
 
 Values = Mapping[str, float]
 Model = Callable[[dict[str, float]], Values]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benthic.cost.flops import causal_pairs, decode_flops, forward_flops
+from benthic.cost.network.flops import causal_pairs, decode_flops, forward_flops
 from benthic.engine import folded
 from benthic.engine.sampler import SamplingParams, choose, uniforms
 from benthic.model.config import ModelConfig

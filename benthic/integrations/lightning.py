@@ -11,8 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from benthic.cost.heart import status_of
-from benthic.cost.span import Metered, meter
+from benthic.cost.metering.heart import status_of
+from benthic.cost.metering.span import Metered, meter
 
 
 def _callback() -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benthic.cost.span import Metered, meter
+from benthic.cost.metering.span import Metered, meter
 
 
 class BillCallback(TrainerCallback):

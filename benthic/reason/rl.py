@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benthic.config import ReasonConfig
-from benthic.cost.flops import causal_pairs, training_flops
+from benthic.cost.network.flops import causal_pairs, training_flops
 from benthic.data.tasks.problem import Problem, Task, reward
 from benthic.data.vocabulary import Vocabulary
 from benthic.engine.engine import Samples

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.asking import Asked, ask, in_fp8, question, rent_of
-from benthic.cost.basis import Question
-from benthic.cost.catalog import CostError, load
+from benthic.cost.catalog.load import CostError, load
+from benthic.cost.planner.asking import Asked, ask, in_fp8, question, rent_of
+from benthic.cost.planner.basis import Question
 
 CATALOG = load()
 NOTHING = Asked(

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import bill as room
-from benthic.cost.bill import draw_up, moment, rounded, totals_reference
-from benthic.cost.bill_page import story
-from benthic.cost.bill_report import card, show, to_dict
-from benthic.cost.bill_spread import Model, weigh
-from benthic.cost.bill_terms import ASSUMED, EXAMPLE, load, price_range
-from benthic.cost.catalog import CostError
-from benthic.cost.entries import Entry, external_id
-from benthic.cost.ledger import Ledger
+from benthic.cost.bill import bill as room
+from benthic.cost.bill.bill import draw_up, moment, rounded, totals_reference
+from benthic.cost.bill.page import story
+from benthic.cost.bill.report import card, show, to_dict
+from benthic.cost.bill.spread import Model, weigh
+from benthic.cost.bill.terms import ASSUMED, EXAMPLE, load, price_range
+from benthic.cost.catalog.load import CostError
+from benthic.cost.ledger.entries import Entry, external_id
+from benthic.cost.ledger.ledger import Ledger
 from benthic.cost.page import render
 
 HOUR = 3600.0
@@ -234,7 +234,7 @@ def test_each_kind_of_ledger_reads_well(
 
 
 def test_running_rows_count_to_their_last_heartbeat(ledger: Ledger) -> None:
-    from benthic.cost.ledger import Span, Usage
+    from benthic.cost.ledger.ledger import Span, Usage
 
     span = Span(
         run="/r/1",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from benthic.cost.bill_rows import amend, budget, show_list, show_one, standing
-from benthic.cost.catalog import CostError
-from benthic.cost.entries import Entry, external_id
-from benthic.cost.ledger import Ledger, LedgerError
+from benthic.cost.bill.rows import amend, budget, show_list, show_one, standing
+from benthic.cost.catalog.load import CostError
+from benthic.cost.ledger.entries import Entry, external_id
+from benthic.cost.ledger.ledger import Ledger, LedgerError
 
 HOSTILE = "evil\x1b[31m\u202e<b>"
 START = 1_735_689_600.0

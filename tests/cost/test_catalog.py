@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import catalog, checks, figures
-from benthic.cost.catalog import Catalog, CostError, load
-from benthic.cost.cells import cell
+from benthic.cost.catalog import checks, figures
+from benthic.cost.catalog import load as catalog
+from benthic.cost.catalog.cells import cell
+from benthic.cost.catalog.load import Catalog, CostError, load
 
 SHIPPED = load()
 ROWS = [row for key in SHIPPED.keys() for row in SHIPPED.observations(key)]  # noqa: SIM118
@@ -487,9 +488,9 @@ def test_a_cell_holds_no_infinity(value: float) -> None:
 def test_it_loads_at_once_and_without_torch_or_numpy() -> None:
     code = (
         "import sys, time\n"
-        "from benthic.cost import catalog, checks, cells\n"
+        "from benthic.cost.catalog import cells, checks, load\n"
         "begun = time.perf_counter()\n"
-        "found = catalog.load(); found.gpu('h800'); found.rent('h100')\n"
+        "found = load.load(); found.gpu('h800'); found.rent('h100')\n"
         "print(time.perf_counter() - begun, 'torch' in sys.modules, 'numpy' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

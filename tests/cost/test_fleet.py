@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import fleet as owning
-from benthic.cost import published
-from benthic.cost.catalog import CostError
-from benthic.cost.fleet import EXAMPLE, crf, evaluate, load
+from benthic.cost.cases import case as published
+from benthic.cost.cases import fleet as owning
+from benthic.cost.cases.fleet import EXAMPLE, crf, evaluate, load
+from benthic.cost.catalog.load import CostError
 
 POOLS = ("a100", "h20", "h800", "h100")
 M = 1e6

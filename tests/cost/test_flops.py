@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benthic.cost.flops import (
+from benthic.cost.network.flops import (
     cache_elements_per_token,
     causal_pairs,
     decode_flops,

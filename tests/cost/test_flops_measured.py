@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benthic.config import load
-from benthic.cost.flops import (
+from benthic.cost.network.flops import (
     cache_elements_per_token,
     decode_flops,
     forward_flops,

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import focus
-from benthic.cost.bill import draw_up
-from benthic.cost.bill_terms import EXAMPLE, Terms, load
-from benthic.cost.catalog import CostError
-from benthic.cost.entries import Entry, external_id
-from benthic.cost.focus import HEADER, House, show, write
-from benthic.cost.focus_rules import COLUMNS, CROSS, MOST, validate
-from benthic.cost.ledger import Ledger
+from benthic.cost.bill import focus
+from benthic.cost.bill.bill import draw_up
+from benthic.cost.bill.focus import HEADER, House, show, write
+from benthic.cost.bill.focus_rules import COLUMNS, CROSS, MOST, validate
+from benthic.cost.bill.terms import EXAMPLE, Terms, load
+from benthic.cost.catalog.load import CostError
+from benthic.cost.ledger.entries import Entry, external_id
+from benthic.cost.ledger.ledger import Ledger
 
 START = 1_735_689_600.0  # 2025-01-01 in UTC
 HOUSE = House(account="lab", site="eu-1")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benthic.cost.catalog import CostError
-from benthic.cost.goodput import best_interval, goodput, slowest
+from benthic.cost.catalog.load import CostError
+from benthic.cost.step.goodput import best_interval, goodput, slowest
 
 MTBF = 50_677 * 3600.0  # of one GPU: Llama 3.1, 419 failures of 16,384 GPUs in 54 days
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.catalog import load
+from benthic.cost.catalog.load import load
 from benthic.cost.imports import Found, RecordError, kinds, read
 from benthic.cost.imports.times import span
-from benthic.cost.ledger import Entry, Ledger, external_id
+from benthic.cost.ledger.ledger import Entry, Ledger, external_id
 
 
 def put(path: Path, text: str) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from benthic.cost.imports import Found, RecordError, read
 from benthic.cost.imports.pieces import Signs, pieces_reference
 from benthic.cost.imports.tensorboard import masked_crc, wall_time
-from benthic.cost.ledger import Entry
+from benthic.cost.ledger.ledger import Entry
 
 START = 1742205600.0  # 2025-03-17 10:00 UTC
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benthic.cost.imports import Found, RecordError, read
-from benthic.cost.ledger import Entry, Ledger
+from benthic.cost.ledger.ledger import Entry, Ledger
 
 START = 1742205600.0  # 2025-03-17 10:00 UTC
 

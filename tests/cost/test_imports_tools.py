@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benthic.cost.imports import Found, RecordError, read
-from benthic.cost.ledger import Entry
+from benthic.cost.ledger.ledger import Entry
 
 SACCT = (
     "JobID|JobName|User|Account|Partition|State|ElapsedRaw|Start|End|AllocTRES|AllocCPUS|"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benthic.cost.catalog import CostError
-from benthic.cost.layout import Layout, candidates, distance, nearest, parse, stages
-from benthic.cost.read_shape import shape
-from benthic.cost.shape import Shape
+from benthic.cost.catalog.load import CostError
+from benthic.cost.network.read_shape import shape
+from benthic.cost.network.shape import Shape
+from benthic.cost.step.layout import Layout, candidates, distance, nearest, parse, stages
 
 V3 = shape("deepseek-v3")
 DENSE = Shape(

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from benthic.cost.ledger import Ledger, LedgerError, Span, Usage, ledger_path
+from benthic.cost.ledger.ledger import Ledger, LedgerError, Span, Usage, ledger_path
 
 WRITER = """
 import sys
 from pathlib import Path
-from benthic.cost.ledger import Ledger, Span, Usage
+from benthic.cost.ledger.ledger import Ledger, Span, Usage
 with Ledger(Path(sys.argv[1])) as ledger:
     for i in range(40):
         span = Span(run=sys.argv[2], attempt="a", stage=sys.argv[3], purpose="data", device="cpu",
@@ -313,7 +313,7 @@ def test_a_clock_set_back_moves_no_heartbeat_before_the_start(
 ) -> None:
     entry_id = ledger.begin(span(tmp_path), energy_source="rapl")
     started = ledger.find(entry_id).started
-    monkeypatch.setattr("benthic.cost.ledger.time.time", lambda: started - 3600)
+    monkeypatch.setattr("benthic.cost.ledger.ledger.time.time", lambda: started - 3600)
     ledger.beat(entry_id, Usage(seconds=5.0))
     assert ledger.find(entry_id).heartbeat == started
     ledger.finish(entry_id, Usage(seconds=6.0), "done")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benthic.cost.entries import COLUMNS
-from benthic.cost.ledger import Entry, Ledger, LedgerError, Span, external_id
+from benthic.cost.ledger.entries import COLUMNS
+from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, external_id
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.entries import AMENDABLE, PURPOSES, Amendment, Billed, Group, amended_value
-from benthic.cost.ledger import Entry, Ledger, LedgerError, Span, Usage, external_id
-from benthic.cost.ledger_sums import BY, billed_reference, groups_reference
+from benthic.cost.ledger.entries import AMENDABLE, PURPOSES, Amendment, Billed, Group, amended_value
+from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, Usage, external_id
+from benthic.cost.ledger.sums import BY, billed_reference, groups_reference
 
 ROW = Entry(
     run="/runs/one",

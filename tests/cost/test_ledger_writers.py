@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from benthic.cost import ledger_schema, processes
-from benthic.cost.entries import Entry, Span, Usage
-from benthic.cost.ledger import Ledger, LedgerError
-from benthic.cost.ledger_schema import MIGRATIONS, SCHEMA, prepare
+from benthic.cost.ledger import processes
+from benthic.cost.ledger import schema as ledger_schema
+from benthic.cost.ledger.entries import Entry, Span, Usage
+from benthic.cost.ledger.ledger import Ledger, LedgerError
+from benthic.cost.ledger.schema import MIGRATIONS, SCHEMA, prepare
 
 FIRST = """
 CREATE TABLE entries (
@@ -42,7 +43,7 @@ OLD_UPDATE = (
 DYING = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from benthic.cost.ledger_schema import prepare
+from benthic.cost.ledger.schema import prepare
 class Mortal:
     def __init__(self, path):
         self.inner, self.left = sqlite3.connect(path, isolation_level=None), int(sys.argv[2])
@@ -330,7 +331,7 @@ def test_a_heartbeat_in_the_last_moment_saves_a_row(
                 other.beat(entry_id, Usage(seconds=6.0))
             return True
 
-        monkeypatch.setattr("benthic.cost.ledger.is_gone", mistaken)
+        monkeypatch.setattr("benthic.cost.ledger.ledger.is_gone", mistaken)
         assert ledger.close_stale() == 0
         assert ledger.find(entry_id).status == "running"
 
@@ -356,7 +357,7 @@ def test_an_import_that_is_killed_is_whole_or_absent(tmp_path: Path) -> None:
     script = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from benthic.cost.ledger import Entry, Ledger
+from benthic.cost.ledger.ledger import Entry, Ledger
 rows = [Entry(run="/r", attempt="a", stage="s", purpose="data", device="cpu", price_per_hour=1.0,
               price_source="none", energy_source="none", external=str(n), started=1.0,
               heartbeat=2.0, ended=2.0, seconds=1.0, status="done") for n in range(3000)]

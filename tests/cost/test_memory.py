@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benthic.config import PretrainConfig
-from benthic.cost.catalog import CostError, load
-from benthic.cost.eager import single_device
-from benthic.cost.flops import parameters
-from benthic.cost.layout import Layout, parse
-from benthic.cost.memory import Memory, fits, memory, nearest_fit, serving_memory, usable
-from benthic.cost.read_shape import from_config, shape
-from benthic.cost.shape import Shape, shape_of
-from benthic.cost.tape import Tape
+from benthic.cost.catalog.load import CostError, load
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.read_shape import from_config, shape
+from benthic.cost.network.shape import Shape, shape_of
+from benthic.cost.step.eager import single_device
+from benthic.cost.step.layout import Layout, parse
+from benthic.cost.step.memory import Memory, fits, memory, nearest_fit, serving_memory, usable
+from benthic.cost.step.tape import Tape
 from benthic.model.config import ModelConfig
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.train.optimizer import Optimizer

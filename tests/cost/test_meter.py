@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from benthic.cost.ledger import Entry, Ledger, LedgerError, Span
-from benthic.cost.meter import Meter, Rapl
+from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span
+from benthic.cost.metering.meter import Meter, Rapl
 
 VICTIM = """
 import sys, time
 from pathlib import Path
-from benthic.cost.ledger import Span
-from benthic.cost.meter import Meter
+from benthic.cost.ledger.ledger import Span
+from benthic.cost.metering.meter import Meter
 span = Span(run=sys.argv[2], attempt="a", stage="pretrain", purpose="pretrain", device="cpu",
             price_per_hour=0.05, price_source="a guess")
 with Meter(span, Path(sys.argv[1]), watts=10, watts_source="test", interval=0.05) as meter:

@@ -23,22 +23,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import child as child_room
-from benthic.cost import gpus as gpus_room
-from benthic.cost.child import Child, NotRun, program
-from benthic.cost.descendants import Tree, below
-from benthic.cost.entries import Span
-from benthic.cost.gpus import find
-from benthic.cost.heart import Gauge, Heart
-from benthic.cost.held import Held, gpus_held, hold, is_first, machines
-from benthic.cost.ledger import Billed, Ledger, LedgerError
+from benthic.cost.ledger.entries import Span
+from benthic.cost.ledger.ledger import Billed, Ledger, LedgerError
 from benthic.cost.limits import Limits
-from benthic.cost.masking import LONGEST, mask_text, masked
-from benthic.cost.metered import name_of, nearest_purpose
+from benthic.cost.metering import child as child_room
+from benthic.cost.metering import gpus as gpus_room
+from benthic.cost.metering.child import Child, NotRun, program
+from benthic.cost.metering.descendants import Tree, below
+from benthic.cost.metering.gpus import find
+from benthic.cost.metering.heart import Gauge, Heart
+from benthic.cost.metering.held import Held, gpus_held, hold, is_first, machines
+from benthic.cost.metering.masking import LONGEST, mask_text, masked
+from benthic.cost.metering.metered import name_of, nearest_purpose
 
 METER = """
 import json, sys
-from benthic.cost.metered import run
+from benthic.cost.metering.metered import run
 sys.exit(run(sys.argv[2:], **json.loads(sys.argv[1])))
 """
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"

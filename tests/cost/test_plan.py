@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import plan_page, plan_tables
-from benthic.cost.basis import Question, nodes
-from benthic.cost.catalog import Catalog, CostError, load
-from benthic.cost.layout import parse
-from benthic.cost.plan import Plan, plan
-from benthic.cost.read_shape import shape
-from benthic.cost.sizes import sizes
+from benthic.cost.catalog.load import Catalog, CostError, load
+from benthic.cost.network.read_shape import shape
+from benthic.cost.planner import plan_page, plan_tables
+from benthic.cost.planner.basis import Question, nodes
+from benthic.cost.planner.plan import Plan, plan
+from benthic.cost.planner.sizes import sizes
+from benthic.cost.step.layout import parse
 
 CATALOG = load()
 SPREADS = ("days", "gpu_hours", "dollars", "megawatt_hours", "energy_dollars", "pace", "mfu")

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benthic.cost.calibrate import load_constants
-from benthic.cost.catalog import CostError, load
-from benthic.cost.choose import clean_run, fastest, usual_batch, usual_gpus
-from benthic.cost.layout import candidates
-from benthic.cost.memory import memory, usable
-from benthic.cost.practice import Traits, published_runs, real_hours, solve, usual_date
-from benthic.cost.read_shape import from_row
-from benthic.cost.speed import seconds
+from benthic.cost.catalog.load import CostError, load
+from benthic.cost.network.read_shape import from_row
+from benthic.cost.planner.choose import clean_run, fastest, usual_batch, usual_gpus
+from benthic.cost.planner.practice import Traits, published_runs, real_hours, solve, usual_date
+from benthic.cost.step.calibrate import load_constants
+from benthic.cost.step.layout import candidates
+from benthic.cost.step.memory import memory, usable
+from benthic.cost.step.speed import seconds
 
 CATALOG = load()
 WIDTHS = {row["model"]: row for row in CATALOG.table("run_shapes")}

@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benthic.cost import page, published, rings
-from benthic.cost.catalog import CostError
-from benthic.cost.published import SHIPPED, Case
+from benthic.cost import page
+from benthic.cost.cases import case as published
+from benthic.cost.cases import rings
+from benthic.cost.cases.case import SHIPPED, Case
+from benthic.cost.catalog.load import CostError
 
 M = 1e6
 
@@ -429,7 +431,7 @@ def test_money(amount: float, shown: str) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from benthic.cost import published, fleet; published.load();"
+        "import sys; from benthic.cost.cases import case, fleet; case.load();"
         "print([m for m in ('torch', 'numpy', 'jinja2') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

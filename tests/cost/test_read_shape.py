@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.config import load
-from benthic.cost.catalog import CostError
-from benthic.cost.flops import parameters
-from benthic.cost.read_shape import from_config, from_row, shape
-from benthic.cost.units import count, duration, money
-from benthic.cost.widths import from_numbers
+from benthic.cost.catalog.load import CostError
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.read_shape import from_config, from_row, shape
+from benthic.cost.network.units import count, duration, money
+from benthic.cost.network.widths import from_numbers
 
 
 def grouped(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benthic.cost.ledger import PURPOSES, Entry, Purpose, Status
-from benthic.cost.receipt import Amount, Receipt, build_receipt, receipt_table
+from benthic.cost.bill.receipt import Amount, Receipt, build_receipt, receipt_table
+from benthic.cost.ledger.ledger import PURPOSES, Entry, Purpose, Status
 
 ROW = Entry(
     run="/runs/laptop",

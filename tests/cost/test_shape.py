@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost import flops
-from benthic.cost.activations import activation_bytes
-from benthic.cost.catalog import CostError
-from benthic.cost.flops import parameters
-from benthic.cost.shape import Shape, shape_of
-from benthic.cost.twins import as_dense, as_mha, class_size, dense_twin
+from benthic.cost.catalog.load import CostError
+from benthic.cost.network import flops
+from benthic.cost.network.activations import activation_bytes
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.shape import Shape, shape_of
+from benthic.cost.network.twins import as_dense, as_mha, class_size, dense_twin
 from benthic.hub.config import preset, presets
 from benthic.hub.layout import is_copy, layout
 from benthic.model.config import ModelConfig
@@ -276,7 +276,8 @@ def test_a_shape_that_cannot_be(change: dict[str, int], words: str) -> None:
 
 def test_neither_torch_nor_numpy_is_imported() -> None:
     code = (
-        "import sys; from benthic.cost import activations, read_shape, twins, units, widths; "
+        "import sys; "
+        "from benthic.cost.network import activations, read_shape, twins, units, widths; "
         "read_shape.shape('deepseek-v3'); "
         "assert not {'torch', 'numpy'} & sys.modules.keys()"
     )

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from benthic.cost.activations import activation_bytes
-from benthic.cost.flops import parameters
-from benthic.cost.read_shape import from_config
+from benthic.cost.network.activations import activation_bytes
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.read_shape import from_config
 
 transformers = pytest.importorskip("transformers")
 

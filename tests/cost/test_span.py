@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import benthic
-from benthic.cost.descendants import largest_self
-from benthic.cost.ledger import Billed, Ledger, LedgerError
+from benthic.cost.ledger.ledger import Billed, Ledger, LedgerError
+from benthic.cost.metering.descendants import largest_self
 
 SCRIPT = """
 import sys, time, benthic

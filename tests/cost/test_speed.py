@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benthic.cost import comm
-from benthic.cost.calibrate import RATES, calibrated, load_constants
-from benthic.cost.catalog import CostError, load
-from benthic.cost.goodput import goodput
-from benthic.cost.layout import Layout, parse
-from benthic.cost.read_shape import shape
-from benthic.cost.shape import Shape
-from benthic.cost.speed import CLASSES, seconds, step_time
+from benthic.cost.catalog.load import CostError, load
+from benthic.cost.network.read_shape import shape
+from benthic.cost.network.shape import Shape
+from benthic.cost.step import comm
+from benthic.cost.step.calibrate import RATES, calibrated, load_constants
+from benthic.cost.step.goodput import goodput
+from benthic.cost.step.layout import Layout, parse
+from benthic.cost.step.speed import CLASSES, seconds, step_time
 
 CATALOG = load()
 A100, H800 = CATALOG.gpu("A100-80GB"), CATALOG.gpu("H800")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.catalog import CostError
+from benthic.cost.catalog.load import CostError
 from benthic.cost.spread import draws, monte_carlo, spread, tornado
 
 

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 
 from benthic import cli
 from benthic.config import load as load_recipe
-from benthic.cost import thrift_page
-from benthic.cost.asking import in_fp8
-from benthic.cost.calibrate import load_constants
-from benthic.cost.catalog import CostError, load
-from benthic.cost.flops import decode_parts, parameters
-from benthic.cost.read_shape import shape
-from benthic.cost.serving import REACHED, SERVICE, SPEED, _Replica, cheapest
-from benthic.cost.shape import Shape
-from benthic.cost.thrift import (
+from benthic.cost.catalog.load import CostError, load
+from benthic.cost.network.flops import decode_parts, parameters
+from benthic.cost.network.read_shape import shape
+from benthic.cost.network.shape import Shape
+from benthic.cost.planner import thrift_page
+from benthic.cost.planner.asking import in_fp8
+from benthic.cost.planner.serving import REACHED, SERVICE, SPEED, _Replica, cheapest
+from benthic.cost.planner.thrift import (
     EXPERTS,
     FP8,
     GROUPS,
@@ -36,6 +35,7 @@ from benthic.cost.thrift import (
     to_dict,
     waterfall,
 )
+from benthic.cost.step.calibrate import load_constants
 
 CATALOG = load()
 V3 = shape("deepseek-v3")
@@ -150,7 +150,7 @@ def test_every_check_is_a_command_that_this_program_takes() -> None:
     checks = {}
     for name in ("deepseek-v2-lite", "llama-3.1-8b"):
         checks |= {stage.idea: stage.check for stage in stages(name, "h100", 8)}
-    from benthic.cost.thrift import _CHECKS
+    from benthic.cost.planner.thrift import _CHECKS
 
     checks |= {idea: _CHECKS[idea] for idea in (FP8, MTP)}
     assert len(checks) == 6

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from benthic.cost.flops import cache_elements_per_token, parameters
+from benthic.cost.network.flops import cache_elements_per_token, parameters
 from benthic.hub.config import Fp8Format, preset
 from benthic.hub.layout import SCALE, elements, in_fp8, is_copy, layout, scale_shape
 from benthic.model.checkpoint import empty_model, hub_tensors

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benthic.cost.flops import parameters
+from benthic.cost.network.flops import parameters
 from benthic.hub.config import Fp8Format, to_hub
 from benthic.hub.files import HubError
 from benthic.hub.layout import SCALE, in_fp8

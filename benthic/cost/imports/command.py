@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.catalog import CostError
+from benthic.cost.catalog.load import CostError
 from benthic.cost.imports import read
-from benthic.cost.ledger import Ledger, ledger_path
+from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.page import money
 from benthic.svg import visible
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
-from benthic.cost.catalog import Catalog, CostError
-from benthic.cost.entries import (
+from benthic.cost.catalog.load import Catalog, CostError
+from benthic.cost.ledger.entries import (
     MAX_COUNT,
     MAX_PRICE,
     PURPOSES,

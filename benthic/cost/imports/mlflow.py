@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 
-from benthic.cost.entries import Status
 from benthic.cost.imports.files import (
     SQLITE,
     columns,
@@ -27,6 +26,7 @@ from benthic.cost.imports.files import (
 from benthic.cost.imports.intake import Intake, Record, RecordError, clip
 from benthic.cost.imports.sheet import pick, sheet_of
 from benthic.cost.imports.times import moment
+from benthic.cost.ledger.entries import Status
 
 META = "meta.yaml"
 _STATUS: dict[str, Status] = {

@@ -13,11 +13,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benthic.cost.entries import Status
 from benthic.cost.imports.files import shown
 from benthic.cost.imports.intake import Intake, Record, RecordError, clip
 from benthic.cost.imports.sheet import Sheet, pick, plain, sheet_of
 from benthic.cost.imports.times import moment, number, span, whole
+from benthic.cost.ledger.entries import Status
 
 _GPUS = re.compile(r"(?:^|,)gres/gpu(?::([^=,]+))?=(\d{1,9})(?=,|$)")
 _OLD_GPUS = re.compile(r"(?:^|,)gpu(?::([A-Za-z][^:,]*))?:(\d{1,9})(?=[,(]|$)")

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benthic.cost.entries import Status
 from benthic.cost.imports.files import SQLITE, columns, database, shown, start_of, walk
 from benthic.cost.imports.intake import Intake, Record, RecordError, clip, ending
 from benthic.cost.imports.pieces import Piece, Signs, add_pieces
 from benthic.cost.imports.sheet import pick, plain, sheet_of
 from benthic.cost.imports.times import Moment, moment, wall_clock
+from benthic.cost.ledger.entries import Status
 
 _GPU = re.compile(r"(?:rank(\d{1,6})/)?gpu/(\d{1,4})/(utilization|energy_consumed)")
 _RUN = ("run_name", "run", "run_id")

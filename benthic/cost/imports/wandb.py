@@ -14,11 +14,11 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.entries import Status
 from benthic.cost.imports.files import json_of, shown, text_of, walk
 from benthic.cost.imports.intake import Intake, Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import pick, plain, sheet_of
 from benthic.cost.imports.times import Moment, moment, span, whole
+from benthic.cost.ledger.entries import Status
 
 METADATA = "wandb-metadata.json"
 SUMMARY = "wandb-summary.json"

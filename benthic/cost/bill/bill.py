@@ -1,0 +1,391 @@
+"""The bill of a ledger: the headline beside the full cost, and what lies between the two.
+
+The headline is what a press release would state: device-hours of final runs (PRETRAIN, CONTEXT,
+POST-TRAIN, RL) that were kept, at the ledger's price. Kept are the productive hours of rows that
+ended well, and of cut-off ones whose run ended well after all. The full cost is all that the ledger
+holds, with an owner's rate, people and other costs where a file of terms gives them:
+
+  full / headline = (hours / headline hours) * (mean price / headline's) * (full / what is metered)
+
+Every hour stands in one step between the two: lost or failed, a purpose, or idle, which is spread
+over nothing. Amounts are floats; `rounded` writes them so that the steps add up to the cent.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from benthic.cost.bill.terms import Terms, people_cost, price_range, with_days
+from benthic.cost.catalog.load import CostError, Figure
+from benthic.cost.ledger.entries import Billed, Filters, Group, label
+from benthic.cost.ledger.ledger import Ledger
+from benthic.cost.network.units import duration
+from benthic.cost.spread import Spread, Swing
+
+FINAL = ("pretrain", "context", "post-train", "rl")
+LOST = ("failed", "interrupted")
+STEPS = (  # what an hour beyond the headline went to, in the order they are told
+    *("lost", "failed", "running", "ablation", "evaluation", "data", "other", "serving", "chat"),
+    "idle",
+)
+LARGEST = 10  # runs, users and projects told by name
+EXACT = 100_000  # rows up to which sources of energy are summed, which reads the whole file
+SAMPLE = 1_000  # newest rows that are looked at beyond
+_DAY = 86_400.0
+_KEYS = (
+    *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
+    "run",
+)
+
+
+@dataclass
+class Amount:
+    """A sum of metered work."""
+
+    dollars: float = 0.0
+    hours: float = 0.0
+    """of devices"""
+    rows: int = 0
+
+    def add(self, dollars: float, hours: float, rows: int = 0) -> None:
+        self.dollars += dollars
+        self.hours += hours
+        self.rows += rows
+
+
+@dataclass
+class Share:
+    """What a project or a user has used."""
+
+    headline: Amount = field(default_factory=Amount)
+    full: Amount = field(default_factory=Amount)
+    lost: Amount = field(default_factory=Amount)
+    """failed, interrupted and unkept"""
+    idle: Amount = field(default_factory=Amount)
+
+
+@dataclass
+class Price:
+    """All hours of one device at one price."""
+
+    device: str
+    price: float
+    source: str
+    rows: int = 0
+    hours: float = 0.0
+    headline_hours: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run, by what was metered of it."""
+
+    run: str
+    amount: Amount = field(default_factory=Amount)
+    tokens: int = 0
+
+    @property
+    def name(self) -> str:
+        return label("", self.run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A plan against what was metered of the run."""
+
+    run: str
+    name: str
+    quantity: str
+    planned: Spread
+    metered: float
+    running: bool
+
+    @property
+    def verdict(self) -> str:
+        if self.metered > self.planned.p90:
+            return "above the plan"
+        if self.metered < self.planned.p10:
+            return "still running" if self.running else "below the plan"
+        return "as planned"
+
+
+@dataclass
+class Energy:
+    joules: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    kinds: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    """joules, least, greatest by source: rapl, nvml, estimate; empty where only looked at"""
+    sources: dict[str, int] = field(default_factory=dict)
+    """rows by what they say of themselves"""
+    sampled: bool = False
+
+
+@dataclass(kw_only=True)
+class Bill:
+    """All that a report tells."""
+
+    ledger: str
+    filters: Filters
+    terms: Terms
+    rows: int = 0
+    open_rows: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    headline: Amount = field(default_factory=Amount)
+    metered: Amount = field(default_factory=Amount)
+    """everything, at the owner's rate where there is one"""
+    owned: float = 0.0
+    """what the headline's hours cost more at the owner's rate"""
+    steps: dict[str, Amount] = field(default_factory=lambda: {name: Amount() for name in STEPS})
+    cells: dict[tuple[str, str], Amount] = field(default_factory=dict)
+    """by purpose and status"""
+    projects: dict[str, Share] = field(default_factory=dict)
+    users: dict[str, Share] = field(default_factory=dict)
+    prices: list[Price] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    run_count: int = 0
+    plans: list[Held] = field(default_factory=list)
+    energy: Energy = field(default_factory=Energy)
+    gpu_hours: float = 0.0
+    """accelerator-hours of work that knows how busy those were"""
+    gpu_hours_busy: float = 0.0
+    people: float = 0.0
+    costs: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, Figure] = field(default_factory=dict)
+    """what is uncertain or assumed, by key; these three by `bill_spread.weigh`"""
+    spread: dict[str, Spread] = field(default_factory=dict)
+    swings: list[Swing] = field(default_factory=list)
+
+    @property
+    def full(self) -> float:
+        return self.metered.dollars + self.people + sum(self.costs.values())
+
+    @property
+    def factors(self) -> tuple[float, float, float] | None:
+        """Hours, price, and people with other costs, whose product is full / headline."""
+        if not (self.headline.dollars and self.headline.hours and self.metered.dollars):
+            return None
+        hours = self.metered.hours / self.headline.hours
+        price = self.metered.dollars / self.metered.hours
+        paid = self.headline.dollars / self.headline.hours
+        return hours, price / paid, self.full / self.metered.dollars
+
+    @property
+    def waterfall(self) -> list[tuple[str, float]]:
+        """Steps from the headline to the full cost, whose sum is the full cost."""
+        steps = [("headline", self.headline.dollars), ("owned", self.owned)]
+        steps += [(name, amount.dollars) for name, amount in self.steps.items()]
+        steps += [("people", self.people), *self.costs.items()]
+        return [steps[0], *(step for step in steps[1:] if step[1])]
+
+
+def rounded(amounts: Iterable[float], places: int) -> list[float]:
+    """Amounts rounded so that they add up to their rounded sum, each off by one place at most."""
+    level, shown, out = 0.0, 0.0, []
+    for amount in amounts:
+        level += amount
+        out.append(round(round(level, places) - shown, places))
+        shown = round(level, places)
+    return out
+
+
+def moment(text: str | None, now: float) -> float | None:
+    """The unix time of 2025-03, 2025-03-17, 2025-03-17T14:30+02:00 (UTC where no zone), or 30d ago.
+
+    Raises `CostError`.
+    """
+    if not text:
+        return None
+    text = text.strip()
+    try:
+        at = datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return now - duration(text)
+    except CostError:
+        raise CostError(
+            f"the time is {text[:60]!r}: write 2025-03-17, 2025-03, 2025-03-17T14:30+02:00 (UTC "
+            "without a zone), or how long ago, like 30d"
+        ) from None
+
+
+def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
+    """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
+    given = _with({}, **filters)
+    groups = ledger.groups(_KEYS, **given)  # one pass over the file for all that is told
+    bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
+    ended = _ended(ledger, given, groups)
+    prices: dict[tuple[str, float, str], Price] = {}
+    runs: dict[str, Run] = {}
+    for group in groups:
+        _count(bill, group, group.key["run"] in ended.get(group.key["purpose"], ()), prices, runs)
+    if groups:
+        bill.started = min(group.started for group in groups)
+        bill.ended = max(group.ended for group in groups)
+    bill.prices = sorted(prices.values(), key=lambda p: (-p.hours * p.price, -p.hours, p.device))
+    bill.run_count = len(runs)
+    bill.runs = heapq.nlargest(
+        LARGEST, runs.values(), key=lambda run: (run.amount.dollars, run.amount.hours)
+    )
+    bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
+    inputs = bill.terms.inputs
+    bill.people = people_cost(bill.terms, {key: entry.value for key, entry in inputs.items()})
+    bill.costs = {key: inputs[key].value for key in bill.terms.costs}
+    bill.plans = list(_plans(ledger, given))
+    _energy_sources(bill, ledger, given)
+    return bill
+
+
+def totals_reference(rows: Sequence[Billed]) -> tuple[float, float]:
+    """Headline and metered dollars row by row, at the ledger's prices; `rows` are all there are."""
+    ended = {(row.purpose, row.run) for row in rows if row.status == "done"}
+    headline = sum(
+        row.dollars_kept
+        for row in rows
+        if row.purpose in FINAL and row.status != "running" and (row.purpose, row.run) in ended
+    )
+    return headline, sum(row.dollars for row in rows)
+
+
+def ended_well(ledger: Ledger, purpose: str) -> set[str]:
+    """Runs with a row of that purpose that ended well, whenever and whosever."""
+    return {g.key["run"] for g in ledger.groups(("run",), purpose=purpose, status="done")}
+
+
+def _ended(ledger: Ledger, filters: Filters, groups: Sequence[Group]) -> dict[str, set[str]]:
+    """Runs that ended well, by final purpose, where some of their rows were cut off."""
+    cut = {g.key["purpose"] for g in groups if g.key["status"] in LOST and g.device_seconds_kept}
+    if filters:  # the end may be a row that the filters keep out
+        return {purpose: ended_well(ledger, purpose) for purpose in FINAL if purpose in cut}
+    ended: dict[str, set[str]] = {purpose: set() for purpose in FINAL if purpose in cut}
+    for group in groups:
+        if group.key["status"] == "done" and group.key["purpose"] in ended:
+            ended[group.key["purpose"]].add(group.key["run"])
+    return ended
+
+
+def _with(filters: Filters, **changes: Any) -> Filters:
+    """The filters with changes; none takes one away."""
+    merged = {**filters, **changes}
+    return cast(Filters, {name: value for name, value in merged.items() if value is not None})
+
+
+def _count(
+    bill: Bill,
+    group: Group,
+    ended: bool,
+    prices: dict[tuple[str, float, str], Price],
+    runs: dict[str, Run],
+) -> None:
+    """Put a group's hours and dollars where they belong; `ended`: its run ended well."""
+    purpose, status, project, user, device, price, source, run = group.key.values()
+    rate = bill.terms.rate(device)
+    hours = group.device_seconds / 3600
+    final = purpose in FINAL
+    kept_dollars, kept = 0.0, 0.0
+    if final and (status == "done" or (ended and status in LOST)):
+        kept_dollars, kept = group.dollars_kept, group.device_seconds_kept / 3600
+    if rate is None:
+        dollars, kept_full = group.dollars, kept_dollars
+    else:
+        each = bill.terms.inputs[rate].value
+        dollars, kept_full = hours * each, kept * each
+    bill.rows += group.rows
+    bill.open_rows += group.rows if status == "running" else 0
+    bill.headline.add(kept_dollars, kept)
+    bill.metered.add(dollars, hours, group.rows)
+    bill.owned += kept_full - kept_dollars
+    rest, left = dollars - kept_full, hours - kept
+    step = _step(purpose, status, final)
+    bill.steps[step].add(rest, left, 0 if final and status == "done" else group.rows)
+    bill.cells.setdefault((purpose, status), Amount()).add(dollars, hours, group.rows)
+    for key, found in ((project, bill.projects), (user, bill.users)):
+        share = found.setdefault(key, Share())
+        share.headline.add(kept_dollars, kept)
+        share.full.add(dollars, hours, group.rows)
+        if step in ("lost", "failed"):
+            share.lost.add(rest, left)
+        elif step == "idle":
+            share.idle.add(rest, left)
+    known = prices.get((device, price, source))
+    if known is None:
+        known = prices[device, price, source] = Price(device, price, source)
+        known.low, known.high = price_range(price, source)
+    known.rows += group.rows
+    known.hours += hours
+    known.headline_hours += kept
+    if run not in runs:
+        runs[run] = Run(run=run)
+    runs[run].amount.add(dollars, hours, group.rows)
+    runs[run].tokens += group.tokens
+    bill.energy.joules += group.joules
+    bill.energy.low += group.joules_low
+    bill.energy.high += group.joules_high
+    if purpose != "idle":
+        bill.gpu_hours += group.gpu_seconds / 3600
+        bill.gpu_hours_busy += group.gpu_seconds_busy / 3600
+
+
+def _step(purpose: str, status: str, final: bool) -> str:
+    """Where the hours go that are not in the headline; a reservation stays idle however it ended"""
+    if purpose == "idle":
+        return "idle"
+    if status in LOST:
+        return "failed"
+    if final:
+        return "running" if status == "running" else "lost"
+    return purpose if purpose in STEPS else "other"
+
+
+def _plans(ledger: Ledger, filters: Filters) -> Iterator[Held]:
+    """Plans of runs that are in the ledger; a document of another program is passed over."""
+    for run, document in ledger.plans().items():
+        amount, running = Amount(), False
+        for group in ledger.groups(("purpose", "status"), **_with(filters, run=run)):
+            if group.key["purpose"] in (*FINAL, "ablation", "other"):
+                amount.add(group.dollars, group.device_seconds / 3600, group.rows)
+                running |= group.key["status"] == "running"
+        if not amount.rows or not isinstance(document, dict):
+            continue
+        for quantity, metered in (("gpu_hours", amount.hours), ("dollars", amount.dollars)):
+            planned = _planned(document.get(quantity))
+            if planned:
+                yield Held(
+                    run=run,
+                    name=label("", run),
+                    quantity=quantity,
+                    planned=planned,
+                    metered=metered,
+                    running=running,
+                )
+
+
+def _planned(found: Any) -> Spread | None:
+    names = ("p10", "p50", "p90")
+    if not isinstance(found, dict) or not all(isinstance(found.get(n), int | float) for n in names):
+        return None
+    return Spread(*(float(found[name]) for name in names))
+
+
+def _energy_sources(bill: Bill, ledger: Ledger, filters: Filters) -> None:
+    energy = bill.energy
+    if bill.rows <= EXACT:
+        for group in ledger.groups(("energy_source",), **filters):
+            source = group.key["energy_source"]
+            kind = source.partition(":")[0].strip() or "not recorded"
+            sums = energy.kinds.get(kind, (0.0, 0.0, 0.0))
+            more = group.joules, group.joules_low, group.joules_high
+            energy.kinds[kind] = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
+            if group.joules:
+                energy.sources[source] = group.rows
+        return
+    energy.sampled = True
+    for row in ledger.query(limit=SAMPLE, **filters):
+        energy.sources[row.energy_source] = energy.sources.get(row.energy_source, 0) + 1

@@ -1,0 +1,232 @@
+"""The bill's smaller sections: plans, idle time, energy, how sure it is, prices and assumptions."""
+
+from collections.abc import Mapping
+
+from benthic.cost.bill.bill import Bill
+from benthic.cost.bill.terms import ASSUMED
+from benthic.cost.bill.words import Write, between, ends, hours, kwh, short
+from benthic.cost.page import Drawing, Points, Prose, Section, Table, bars, digits, share
+
+Blocks = list[Table | Prose | Points | Drawing]
+PRICES = 6  # prices told
+COUNTERS = {"nvml", "rapl"}
+
+
+def plans(bill: Bill, write: Write) -> Section:
+    rows = []
+    for held in bill.plans:
+        paid = held.quantity == "dollars"
+        show, planned = write if paid else hours, held.planned
+        rows.append(
+            (
+                f"{short(held.name, 22)}, {'dollars' if paid else 'hours'}",
+                f"{show(planned.p10)} - {show(planned.p90)}",
+                show(planned.p50),
+                show(held.metered),
+                held.verdict,
+            )
+        )
+    columns = ("run", "P10 - P90", "plan", "metered", "verdict")
+    note = "Hours of devices, and dollars at the ledger's price; of all attempts at the run."
+    table = Table(
+        columns=columns, right=columns[1:4], rows=rows, note=note, phone="1.2fr 1.6fr .8fr .8fr"
+    )
+    return Section(title="Plan against metered", blocks=[table] if rows else [])
+
+
+def idle(bill: Bill, write: Write) -> Section:
+    idle, items = bill.steps["idle"], []
+    reserved = (
+        f"{write(idle.dollars)}, {hours(idle.hours)} device-hours: what reservations had left when "
+        "the work inside them was taken off. It is a step of its own and part of no run's price."
+        if idle.hours
+        else "none in the ledger: meter a reservation with --purpose idle, and work inside it is "
+        "taken off."
+    )
+    items.append(("reserved, unused", reserved))
+    if bill.gpu_hours:
+        busy = bill.gpu_hours_busy / bill.gpu_hours
+        cost = (bill.gpu_hours - bill.gpu_hours_busy) * _mean(bill)
+        items.append(
+            (
+                "held, not busy",
+                f"{share(1 - busy)} of the {hours(bill.gpu_hours)} GPU-hours whose load was "
+                f"measured, about {write(cost)} at the mean price. It stays in the price of the "
+                "work that held them.",
+            )
+        )
+    return Section(title="Idle", blocks=[Points(items=items)])
+
+
+def _mean(bill: Bill) -> float:
+    return bill.metered.dollars / bill.metered.hours if bill.metered.hours else 0.0
+
+
+def energy(bill: Bill) -> Section:
+    energy = bill.energy
+    if not energy.joules:
+        return Section(title="", blocks=[])
+    rows = [
+        (kind, kwh(joules), between(low, high, _unspanned(kind)))
+        for kind, (joules, low, high) in sorted(energy.kinds.items(), key=lambda k: -k[1][0])
+        if joules
+    ]
+    rows.append(("all of it", kwh(energy.joules), between(energy.low, energy.high, "")))
+    if energy.sampled:
+        told = sorted(_kinds(energy.sources).items(), key=lambda item: -item[1])
+        note = "Sources, by the newest rows: " + ", ".join(f"{k} {n:,}" for k, n in told) + "."
+    else:
+        note = "Its price is part of the rent, not added to it."
+    columns = ("source", "energy", "least - most")
+    table = Table(columns=columns, right=columns[1:], rows=rows, total=True, note=note)
+    return Section(title="Energy", blocks=[table])
+
+
+def _unspanned(kind: str) -> str:
+    return "measured" if set(kind.split("+")) <= COUNTERS else "no range given"
+
+
+def _kinds(sources: Mapping[str, int]) -> dict[str, int]:
+    kinds: dict[str, int] = {}
+    for source, number in sources.items():
+        kind = source.partition(":")[0].strip() or "not recorded"
+        kinds[kind] = kinds.get(kind, 0) + number
+    return kinds
+
+
+def sure(bill: Bill, write: Write, drawn: bool) -> Section:
+    shows: dict[str, tuple[str, Write]] = {
+        "headline": ("headline", write),
+        "full": ("everything", write),
+        "ratio": ("times", lambda value: digits(value, 3)),
+        "energy": ("energy", lambda value: kwh(3.6e6 * value)),
+    }
+    rows = [
+        (name, show(found.p10), show(found.p50), show(found.p90))
+        for key, (name, show) in shows.items()
+        for found in filter(None, (bill.spread.get(key),))
+        if found.p10 < found.p90
+    ]
+    title = "How sure it is"
+    if not rows:
+        text = "Neither the ledger nor a file of terms gives a range, so there is none to tell."
+        return Section(title=title, blocks=[Prose(text=text)])
+    columns = ("", "P10", "P50", "P90")
+    note = "Four of five draws from the inputs' ranges lie between P10 and P90."
+    blocks: Blocks = [Table(columns=columns, right=columns[1:], rows=rows, note=note)]
+    swings = bill.swings[:8]
+    if drawn and swings:
+        bars_drawn = []
+        for swing in swings:
+            low, high = sorted((swing.at_low, swing.at_high))
+            spans = [(low, bill.full, "less"), (bill.full, high, "step")]
+            bars_drawn.append((_input(swing.key), f"{write(low)} - {write(high)}", spans))
+        caption = (
+            "Each input alone from its low to its high end, the others at their values; the "
+            f"colours meet at {write(bill.full)}."
+        )
+        name = "What moves the full cost"
+        blocks.append(Drawing(title=name, drawing=bars(name, caption, bars_drawn), caption=caption))
+    elif swings:
+        names = ("what moves it", "at its low", "at its high")
+        told = [(_input(s.key), write(s.at_low), write(s.at_high)) for s in swings]
+        blocks.append(Table(columns=names, right=names[1:], rows=told))
+    return Section(title=title, blocks=blocks)
+
+
+def _input(key: str) -> str:
+    group, _, rest = key.partition(".")
+    words = {"rates": "an hour of", "price": "price of", "costs": ""}
+    return short(f"{words.get(group, group)} {rest.replace('.', ', ')}".strip(), 40)
+
+
+def prices(bill: Bill, write: Write, drawn: bool) -> Section:
+    rows = []
+    shown = bill.prices[:PRICES]
+    for price in shown:
+        low, high = price.low, price.high
+        spanned = f" ({low:g} to {high:g})" if low < high else ""
+        rows.append(
+            (
+                short(price.device, 24),
+                f"${price.price:g}{spanned}",
+                hours(price.hours),
+                write(price.hours * price.price),
+                short(price.source or "not given", 160),
+            )
+        )
+    more = len(bill.prices) - len(shown)
+    columns = ("device", "$/h", "hours", "dollars", "source of the price")
+    table = Table(
+        columns=columns,
+        right=columns[1:4],
+        rows=rows,
+        note=f"And {more:,} more, each with fewer dollars." if more > 0 else "",
+        phone="1.4fr 1fr .8fr 1fr",
+    )
+    blocks: Blocks = [table]
+    if bill.terms.inputs:
+        blocks.append(_given(bill, drawn))
+    return Section(title="Prices and sources", blocks=blocks)
+
+
+def _given(bill: Bill, drawn: bool) -> Table | Points:
+    """The figures of the file of terms."""
+    entries = [
+        (
+            short(entry.key, 40),
+            f"{entry.value:,.6g} {entry.unit}",
+            "; ".join(
+                filter(None, (ends(entry.low, entry.high), entry.source, entry.date, entry.note))
+            ),
+        )
+        for entry in bill.terms.inputs.values()
+    ]
+    if not drawn:
+        return Points(items=[(short(key, 28), f"{value}: {rest}") for key, value, rest in entries])
+    return Table(
+        title=f"From {bill.terms.file}",
+        columns=("input", "value", "low - high, source"),
+        right=("value",),
+        rows=entries,
+        phone="1.1fr 1fr",
+    )
+
+
+def assumed(bill: Bill) -> Section:
+    items = [
+        (
+            "headline",
+            "productive hours of rows of purpose pretrain, context, post-train and rl that ended "
+            "well, and of cut-off ones whose run ended well after all, at the price of the row.",
+        )
+    ]
+    if any(price.source.startswith("assumption") and price.price for price in bill.prices):
+        low, high = ASSUMED
+        items.append(
+            (
+                "assumed prices",
+                f"have no source; they may be {low:g} to {high:g} times what stands here: put "
+                "your own in.",
+            )
+        )
+    free = sum(price.hours for price in bill.prices if not price.price)
+    if free:
+        items.append(
+            ("without a price", f"{hours(free)} device-hours count $0: amend price_per_hour.")
+        )
+    if bill.owned:
+        items.append(
+            (
+                "owner's rate",
+                "counts every hour but the headline's, which stays at the ledger's price; the "
+                "difference is a step.",
+            )
+        )
+    if bill.people or bill.costs:
+        items.append(
+            ("people, other costs", "are of the file as it stands, whatever rows were chosen.")
+        )
+    else:
+        items.append(("not in it", "people and costs beside machines: give them with --inputs."))
+    return Section(title="What is assumed", blocks=[Points(items=items)])

@@ -1,0 +1,155 @@
+"""`with benthic.meter("my-run", purpose="final"):` bills a block of any script, in one line.
+
+    with benthic.meter("my-run", purpose="final", price=2.5) as m:
+        for batch in batches:
+            train(batch)
+            m.add(tokens=batch.size)
+
+Of the ranks of one launch the first bills for all. Inside `benthic meter`, or inside another block,
+the row names the outer one as its parent and nothing is billed twice. An exception ends it as
+failed, KeyboardInterrupt as interrupted. LedgerError and ValueError come at the start only: once
+the work runs, no ledger ends it.
+"""
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from benthic.cost.ledger.entries import Span, Status
+from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.metering.heart import Gauge, Heart, interval_of, status_of
+from benthic.cost.metering.held import hold, is_first
+from benthic.cost.metering.masking import masked
+from benthic.cost.metering.metered import nearest_purpose
+
+_log = logging.getLogger("benthic.meter")
+
+
+class Metered:
+    """`benthic.meter`: bills what runs in the block; good for one use.
+
+    `begin` and `end` do the same for code that has no block, as a trainer's callbacks have none.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        purpose: str = "other",
+        project: str = "",
+        device: str = "",
+        count: int | None = None,
+        price: float | None = None,
+        watts: float | None = None,
+        heartbeat: float = 5.0,
+        run: str | Path = "",
+        while_true: Callable[[], bool] | None = None,
+    ) -> None:
+        """`name`: of the work, the script's if empty; `price` in US dollars an hour and `watts` are
+        of one of `count` devices, which are found if not given; `run`: the work's own folder, if it
+        has one; `while_true` ends the bill as failed once it says no. ValueError names what cannot
+        be."""
+        self._name = name or Path(sys.argv[0] or "python").name or "python"
+        self._purpose = nearest_purpose(purpose)
+        self._project = project
+        self._given = {"device": device, "count": count, "price": price, "watts": watts}
+        self._interval = interval_of(heartbeat)
+        self._run = str(run) or str(Path.cwd() / self._name.replace("/", "_"))
+        self._while_true = while_true
+        self._lock = threading.RLock()
+        self._heart: Heart | None = None
+        self._pid = 0
+        self._outer: str | None = None
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.end(status_of(error))
+
+    @property
+    def id(self) -> str:
+        """Of the row; empty where another rank bills, and outside the block."""
+        return self._heart.id if self._heart else ""
+
+    def begin(self) -> None:
+        """Start to bill."""
+        if not is_first():
+            return
+        held = hold(**self._given)  # type: ignore[arg-type]
+        for warning in held.warnings:
+            _log.warning("%s", warning)
+        span = Span(
+            run=self._run,
+            attempt=uuid4().hex,
+            stage="block",
+            purpose=self._purpose,
+            device=held.device,
+            count=held.count,
+            price_per_hour=held.price,
+            price_source=held.price_source,
+            project=self._project,
+            name=self._name,
+            source="python",
+            command=masked([Path(sys.executable or "python").name, *sys.argv]),
+        )
+        heart = Heart(
+            ledger_path().absolute(),
+            Gauge(held, with_self=True),
+            interval=self._interval,
+            say=lambda sentence: _log.warning("%s", sentence),
+            each=self._check if self._while_true else None,
+        )
+        with Ledger(ledger_path()) as ledger:
+            ledger.close_stale()
+            row = heart.begin(ledger, span)
+        self._heart, self._pid = heart, os.getpid()
+        self._outer = os.environ.get("BENTHIC_METER")
+        os.environ["BENTHIC_METER"] = row  # whatever runs inside, in this process or below it
+        atexit.register(self._at_exit)
+        heart.start()
+
+    def end(self, status: Status = "done") -> None:
+        """Close the bill; a second call, and one in a forked copy of this process, does nothing."""
+        with self._lock:
+            heart, self._heart = self._heart, None
+        if heart is None or os.getpid() != self._pid:
+            return
+        atexit.unregister(self._at_exit)
+        if os.environ.get("BENTHIC_METER") == heart.id:
+            if self._outer is None:
+                del os.environ["BENTHIC_METER"]
+            else:
+                os.environ["BENTHIC_METER"] = self._outer
+        heart.end(status)
+
+    def add(self, *, tokens: int = 0, flops: float = 0.0) -> None:
+        """Count work done, from any thread; the next heartbeat writes it."""
+        if heart := self._heart:
+            heart.add(tokens=tokens, flops=flops)
+
+    def productive(self) -> None:
+        """All seconds so far are kept: call it after each checkpoint."""
+        if heart := self._heart:
+            heart.productive()
+
+    def _check(self, _: Ledger) -> None:
+        if self._while_true and not self._while_true():
+            self.end("failed")
+
+    def _at_exit(self) -> None:
+        """The interpreter ends inside: `sys.last_value` tells whether an exception ended it."""
+        self.end(status_of(getattr(sys, "last_value", None) or KeyboardInterrupt()))
+
+
+meter = Metered

@@ -1,0 +1,265 @@
+"""`benthic plan`: words of the command line to a question, and its answer to the terminal."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
+from benthic.cost.network import units
+from benthic.cost.network.read_shape import shape
+from benthic.cost.network.shape import Shape
+from benthic.cost.network.widths import from_numbers
+from benthic.cost.planner.basis import Question
+from benthic.cost.planner.plan import Plan, plan
+from benthic.cost.step.layout import Layout, Precision, parse
+from benthic.hub.config import preset, presets
+from benthic.hub.files import CONFIG_LIMIT, read_json
+
+USUAL_GPU = "h100"
+MOST_GPUS = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The command line; empty where nothing was given."""
+
+    config: str
+    numbers: Mapping[str, Any]
+    gpu: str
+    gpus: int | None
+    tokens: str
+    days: str
+    budget: str
+    compare: str
+    seq: int | None
+    batch: str
+    layout: str
+    precision: str
+    rent: str
+    date: str
+    pace: str
+    prices: tuple[Path, ...]
+
+
+def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
+    """Print the answer and return the exit code; CostError for what cannot be asked."""
+    from benthic.cost import page
+    from benthic.cost.planner import plan_page, plan_tables
+
+    catalog = load(asked.prices)
+    _check(asked)
+    if asked.compare:
+        plans, failed = _elsewhere(asked, catalog)
+        if as_json:
+            refused = [{"gpu": name, "error": text} for name, text in failed]
+            _dump([*(plan_page.to_dict(one) for one in plans), *refused])
+        else:
+            page.print_page(plan_tables.compared(plans, failed))
+        return 0
+    if not asked.config and not asked.numbers:
+        from benthic.cost.planner.sizes import sizes
+
+        asks = question(asked, catalog)
+        found = sizes(asks, catalog)
+        if as_json:
+            _dump([{"ratio": s.ratio, "for": s.about} | plan_page.to_dict(s.plan) for s in found])
+        else:
+            page.print_page(plan_tables.largest(found, asks))
+        return 0
+    one = plan(question(asked, catalog), catalog)
+    if as_json:
+        _dump(plan_page.to_dict(one))
+    else:
+        page.print_page(plan_page.story(one, catalog, why=why))
+    return 0
+
+
+def _dump(found: Any) -> None:
+    print(json.dumps(found, indent=1, allow_nan=False))
+
+
+def _check(asked: Asked) -> None:
+    """What cannot be asked together."""
+    named = bool(asked.config or asked.numbers)
+    if asked.compare:
+        for flag, value in (("--gpu", asked.gpu), ("--rent", asked.rent), ("--pace", asked.pace)):
+            if value:
+                remedy = "give a price of each in --prices" if flag == "--rent" else "leave it out"
+                raise CostError(
+                    f"{flag} is of one GPU and --compare names several: {remedy}, or name the GPU "
+                    "in --compare alone"
+                )
+    if not named:
+        for flag, value in (
+            *(("--compare", asked.compare), ("--layout", asked.layout), ("--pace", asked.pace)),
+        ):
+            if value:
+                raise CostError(
+                    f"{flag} is about one network and none is named: give a preset, a config.json, "
+                    "or --params"
+                )
+        if not asked.budget and not asked.days:
+            raise CostError(
+                "nothing is asked: name a preset, a config.json or --params with --tokens, or give "
+                "--budget alone to see how large a network it trains"
+            )
+
+
+def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[str, str]]]:
+    """Plans on the GPUs to compare, and why there is none on others; CostError where on none."""
+    names = [name.strip() for name in asked.compare.split(",") if name.strip()]
+    if not names:
+        raise CostError(f"--compare is {asked.compare!r}: name GPUs, like h100,h200,b200")
+    plans, failed = [], []
+    for name in dict.fromkeys(catalog.gpu(name).name for name in names):
+        try:
+            plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
+        except CostError as error:
+            failed.append((name, str(error)))
+    if not plans:
+        raise CostError(failed[0][1])
+    return plans, failed
+
+
+def question(asked: Asked, catalog: Catalog) -> Question:
+    """What is asked, in numbers; CostError names the figure that cannot be."""
+    gpu = catalog.gpu(asked.gpu or USUAL_GPU)
+    network, released, said = _network(asked)
+    layout = _layout(asked)
+    check_gpus(asked.gpus)
+    check_seq(asked.seq)
+    precision = _precision(asked, gpu, released)
+    if layout is not None:
+        layout = replace(layout, precision=precision)
+    return Question(
+        shape=network,
+        gpu=gpu.name,
+        gpus=asked.gpus if layout is None or asked.gpus else layout.gpus,
+        tokens=_tokens(asked.tokens) if asked.tokens else None,
+        days=_days(asked.days) if asked.days else None,
+        budget=_budget(asked.budget) if asked.budget else None,
+        seq=asked.seq,
+        precision=precision,
+        layout=layout,
+        batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
+        rent=rent_of(asked.rent),
+        date=asked.date or None,
+        pace=units.count(asked.pace, "--pace", low=1e-3, high=1e9) if asked.pace else None,
+        said=said,
+    )
+
+
+def check_gpus(gpus: int | None) -> None:
+    """CostError for a number of GPUs that cannot be."""
+    if gpus is not None and not 1 <= gpus <= MOST_GPUS:
+        raise CostError(f"--count is {gpus}: give 1 to {MOST_GPUS:,} GPUs")
+
+
+def check_seq(seq: int | None) -> None:
+    """CostError for a sequence that cannot be."""
+    if seq is not None and not 1 <= seq <= 10**7:
+        raise CostError(f"--seq is {seq}: give 1 to 10,000,000 tokens")
+
+
+def _days(text: str) -> float:
+    """--days 30 is said in its name; other units are written."""
+    try:
+        days = float(text)
+    except ValueError:
+        days = units.duration(text, "--days") / 86400
+    if not 0.001 <= days <= 36500:
+        raise CostError(f"--days is {text}: give more than none, and at most a century, like 30")
+    return days
+
+
+def _tokens(text: str) -> float:
+    tokens = units.count(text, "tokens")
+    if tokens > 1e16:
+        raise CostError(f"tokens is {text}: nobody has so much text, give at most 10,000T")
+    return tokens
+
+
+def _budget(text: str) -> float:
+    dollars = units.money(text)
+    if dollars > 1e12:
+        raise CostError(f"the budget is {text}: give at most a million millions, like $5.6M")
+    return dollars
+
+
+def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
+    """The network, whether it was released in fp8, and what was assumed of it."""
+    if asked.config and asked.numbers:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in asked.numbers)
+        raise CostError(f"{asked.config!r} names a network and so do {named}: leave one of them")
+    if asked.config:
+        return shape(asked.config), in_fp8(asked.config), ()
+    numbers: dict[str, Any] = {
+        name: units.count(value, "params") if name == "params" else value
+        for name, value in asked.numbers.items()
+    }
+    if "active" in numbers:
+        numbers["active"] = units.count(numbers["active"], "active", low=1e3, high=1e16)
+    if not numbers:
+        numbers = {"params": 1e9}  # each size that is tried takes its place
+    called = asked.numbers.get("params", "").strip().upper()
+    if called and "active" in numbers:
+        called += f", {asked.numbers['active'].strip().upper()} active"
+    made, said = from_numbers(**numbers, name=called)
+    return made, False, said
+
+
+def in_fp8(source: str) -> bool:
+    """Whether a preset, or the config.json of a folder, holds its weights in FP8."""
+    name, path = source.strip().lower(), Path(source)
+    if name in presets():
+        return preset(name)[1] is not None
+    file = path / "config.json" if path.is_dir() else path
+    if file.suffix != ".json" or not file.exists():
+        return False
+    return "fp8" in str(read_json(file, limit=CONFIG_LIMIT).get("quantization_config"))
+
+
+def _precision(asked: Asked, gpu: Gpu, released: bool) -> Precision:
+    """The one that is named, by flag or in the layout, if the GPU has it."""
+    words = re.split(r"[\s,]+", asked.layout.strip().lower())
+    in_layout = next((word for word in words if word in get_args(Precision)), "")
+    flag = "" if asked.precision == "auto" else asked.precision
+    if flag and in_layout and flag != in_layout:
+        raise CostError(f"--precision is {flag} and --layout says {in_layout}: leave one of them")
+    named = flag or in_layout
+    if named == "fp8" and not gpu.fp8_flops:
+        raise CostError(f"{gpu.name} has no fp8: plan with --precision {_sixteen(gpu)}")
+    if named == "bf16" and not gpu.has_bf16:
+        raise CostError(f"{gpu.name} has no bf16: plan with --precision fp16")
+    if named:
+        return named  # type: ignore[return-value]
+    return "fp8" if released and gpu.fp8_flops else _sixteen(gpu)
+
+
+def _sixteen(gpu: Gpu) -> Precision:
+    return "bf16" if gpu.has_bf16 else "fp16"
+
+
+def _layout(asked: Asked) -> Layout | None:
+    if not asked.layout.strip():
+        return None
+    layout = parse(asked.layout, asked.gpus)
+    if asked.gpus is None and "dp" not in asked.layout.lower() and layout.expert > layout.context:
+        raise CostError(
+            f"--layout is {asked.layout!r}, whose experts need data parallelism: name dp in it, or "
+            "give --count"
+        )
+    return layout
+
+
+def rent_of(text: str) -> float | None:
+    """US dollars an hour of one GPU, or None where nothing is given."""
+    if not text:
+        return None
+    dollars = units.money(re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent")
+    if dollars > 1000:
+        raise CostError(f"--rent is {text}: give US dollars an hour of one GPU, up to 1000")
+    return dollars

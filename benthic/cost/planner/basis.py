@@ -1,0 +1,260 @@
+"""What a plan knows before anything is drawn: layout, step, goodput, and hours of real runs.
+
+`basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
+number does not hold the network, and `held` takes more until it does. What real runs lose against
+clean ones is asked once, of the planner's own layout on the catalog's GPUs with the catalog's
+failures: a layout, a failure rate or a GPU of the user's own moves the hours as its clean hours.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, log2
+
+from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.shape import Shape
+from benthic.cost.planner.choose import Choice, fastest, usual_batch
+from benthic.cost.planner.practice import Practice, Traits, real_hours, usual_date
+from benthic.cost.step.calibrate import Constants, load_constants
+from benthic.cost.step.goodput import Goodput, goodput
+from benthic.cost.step.layout import Layout, Precision
+from benthic.cost.step.memory import Fit, fits, memory, nearest_fit, usable
+from benthic.cost.step.speed import Step, forward_flops_per_token, seconds, step_time
+
+MEASURED = 1.1  # P90 over P50 of a run whose rate was measured: an assumption
+FAILURES = ("gpu_mtbf", "checkpoint_seconds", "restart_seconds")
+MOST_GPUS = 1 << 18
+_FEW_STEPS = 100
+_STATE = 12.0  # bytes a parameter of AdamW's moments and master copy, sharded over all GPUs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked; None is for the planner to choose or to solve."""
+
+    shape: Shape
+    gpu: str
+    gpus: int | None = None
+    tokens: float | None = None
+    days: float | None = None
+    budget: float | None = None
+    """US dollars of rent"""
+    seq: int | None = None
+    precision: Precision = "bf16"
+    layout: Layout | None = None
+    batch: float | None = None
+    """tokens a step"""
+    rent: float | None = None
+    """US dollars a GPU-hour; None: the catalog's"""
+    date: str | None = None
+    """of the catalog's price"""
+    pace: float | None = None
+    """tokens a second and GPU that somebody measured, with this network on this GPU"""
+    said: tuple[str, ...] = ()
+    """what was assumed of the network already"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What a plan knows before anything is drawn; hours are GPU-hours of the whole run."""
+
+    gpu: Gpu
+    gpus: int
+    tokens: float
+    choice: Choice
+    step: Step
+    good: Goodput
+    hours: Practice
+    flops: float
+    notes: tuple[str, ...]
+
+
+def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
+    """The run of `question.tokens` on so many GPUs; CostError where no layout of it fits."""
+    gpu = catalog.gpu(question.gpu)
+    shape, notes = question.shape, list[str]()
+    seq, tokens = question.seq or 4096, question.tokens or 1e12
+    batch = round(question.batch or usual_batch(shape, gpus))
+    constants = load_constants()
+    if question.layout is None:
+        choice = _fastest(shape, gpu, gpus, seq, batch, question.precision)
+    else:
+        choice = _given(question.layout, question, gpu, gpus, batch, constants)
+    step = step_time(shape, choice.layout, gpu, seq, constants)
+    if question.batch is None and question.layout is None:
+        notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, usual at this size (--batch-tokens)")
+    if tokens < _FEW_STEPS * step.tokens:
+        notes.append(f"{max(1, round(tokens / step.tokens))} steps only: --batch-tokens sets more")
+    good = _good(catalog, gpus)
+    flops = 3 * forward_flops_per_token(shape, seq) * tokens
+    clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
+    if question.pace is not None:
+        middle = tokens / question.pace / good.useful / 3600
+        notes.append(
+            f"calibrated by your {question.pace:,.4g} tokens/s a GPU: {middle / clean:.2f} times "
+            "the hours of the clean step"
+        )
+        hours = Practice(middle / MEASURED, middle, middle * MEASURED, middle / clean, [])
+    else:
+        usual = _usual(shape, choice, gpu.name, gpus, seq, batch)
+        hours = usual.of(clean)
+    return Basis(
+        gpu=gpu,
+        gpus=gpus,
+        tokens=tokens,
+        choice=choice,
+        step=step,
+        good=good,
+        hours=hours,
+        flops=flops,
+        notes=tuple(notes),
+    )
+
+
+def _good(catalog: Catalog, gpus: int) -> Goodput:
+    mtbf, checkpoint, restart = (catalog.figure(key).si for key in FAILURES)
+    return goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart)
+
+
+def _usual(shape: Shape, chosen: Choice, name: str, gpus: int, seq: int, batch: int) -> Practice:
+    """What real runs take, of a trillion tokens in the planner's own layout at the precision of
+    `chosen`, or in `chosen` where there is none."""
+    catalog = _shipped()
+    gpu, precision, tokens = catalog.gpu(name), chosen.layout.precision, 1e12
+    try:
+        choice = _fastest(shape, gpu, gpus, seq, batch, precision)
+    except CostError:
+        choice = chosen
+    took = sum(seconds(shape, choice.layout, gpu, seq, load_constants()).values())
+    useful = _good(catalog, min(gpus, MOST_GPUS)).useful
+    flops = 3 * forward_flops_per_token(shape, seq) * tokens
+    return real_hours(
+        Traits(
+            run=shape.name,
+            org="",
+            date=usual_date(gpu),
+            active=parameters(shape)["active"],
+            peak=gpu.peak,
+            small=gpu.memory < 41e9,
+            pod=gpu.name.startswith("TPU"),
+            experts=shape.experts > 0,
+            fp16=precision == "fp16",
+            seq=seq,
+            ideal_hours=flops / gpu.peak / 3600,
+            clean_hours=took * gpus * tokens / (choice.layout.batch * seq) / useful / 3600,
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Catalog:
+    return load()
+
+
+@lru_cache(maxsize=256)
+def _fastest(
+    shape: Shape, gpu: Gpu, gpus: int, seq: int, batch: int, precision: Precision
+) -> Choice:
+    return fastest(shape, gpu, gpus, seq, batch=batch, precision=precision)
+
+
+def _given(
+    layout: Layout, question: Question, gpu: Gpu, gpus: int, batch: int, constants: Constants
+) -> Choice:
+    """The layout that the question names, with as many micro-batches as make up the batch."""
+    shape, seq = question.shape, question.seq or 4096
+    if layout.gpus != gpus:
+        raise CostError(
+            f"the layout {layout.describe()!r} takes {layout.gpus:,} GPUs and {gpus:,} are asked "
+            f"for: set --count {layout.gpus} or another dp"
+        )
+    layout.check(shape, gpus, gpu.per_node)
+    if layout.micro_batches == 1:
+        rounds = max(1, round(batch / seq / (layout.data * layout.micro_batch)))
+        layout = replace(layout, micro_batches=rounds)
+    held = fits(shape, layout, gpu, seq)
+    took = sum(seconds(shape, layout, gpu, seq, constants).values())
+    return Choice(layout, took, held, 1, 0)
+
+
+def check(question: Question, catalog: Catalog) -> None:
+    """CostError for figures that contradict the network or the GPU."""
+    shape, seq, gpu = question.shape, question.seq or 4096, catalog.gpu(question.gpu)
+    if shape.learned_positions and seq > shape.max_positions > 0:
+        raise CostError(
+            f"{shape.name} has {shape.max_positions:,} learned positions and sequences of {seq:,} "
+            f"tokens are asked for: set --seq {shape.max_positions} or less"
+        )
+    if question.batch is not None and question.batch < seq:
+        raise CostError(
+            f"a step of {question.batch:,.0f} tokens does not hold a sequence of {seq:,}: raise "
+            "--batch-tokens or lower --seq"
+        )
+    most = 2 * gpu.peak / (3 * forward_flops_per_token(shape, seq))  # fp8 has twice the peak
+    if question.pace is not None and question.pace > most:
+        raise CostError(
+            f"--pace is {question.pace:,.4g} tokens/s a GPU, and {gpu.name} at its peak reaches no "
+            f"more than {most:,.4g} with this network: divide by the number of GPUs"
+        )
+
+
+def fixed(question: Question, catalog: Catalog) -> Basis:
+    """On the GPUs that the question names; where none fits, how many would do."""
+    gpu, gpus = catalog.gpu(question.gpu), question.gpus
+    layout, seq = question.layout, question.seq or 4096
+    if gpus is None:
+        gpus = layout.gpus if layout else 1
+    try:
+        return basis(question, catalog, gpus)
+    except CostError as error:
+        near = _near(question, gpu, gpus, seq)
+        if near is None or (layout is None and near.layout):  # a batch too small, no memory
+            raise
+        if near.layout:
+            raise CostError(f"{error}; {near.sentence}") from None
+        raise CostError(f"{near.sentence}: set --count, or take a GPU with more memory") from None
+
+
+def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
+    """The nearest layout that fits; None where the given one fits or cannot be looked at."""
+    layout = question.layout
+    if layout is None:
+        layout = Layout(data=gpus, precision=question.precision)
+    try:
+        if question.layout is not None:
+            layout.check(question.shape, gpus, gpu.per_node)
+            if memory(question.shape, layout, seq).total <= usable(gpu):
+                return None
+        return nearest_fit(question.shape, gpus, gpu, seq, layout=layout)
+    except CostError:
+        return None
+
+
+def held(question: Question, catalog: Catalog, gpus: int) -> Basis:
+    """On so many GPUs, or on as many more as it takes to hold the network."""
+    gpu = catalog.gpu(question.gpu)
+    if question.layout is None:
+        least = _STATE * parameters(question.shape)["total_with_mtp"] / usable(gpu)
+        gpus = max(gpus, nodes(least, gpu))
+    while gpus <= MOST_GPUS:
+        try:
+            return basis(question, catalog, gpus)
+        except CostError:
+            if question.layout is not None:
+                raise
+            gpus = nodes(2 * gpus, gpu)
+    raise CostError(
+        f"no number of {gpu.name} up to {MOST_GPUS:,} holds {question.shape.name} and shares the "
+        "batch: take a GPU with more memory, or raise --batch-tokens"
+    )
+
+
+def nodes(gpus: float, gpu: Gpu) -> int:
+    """Whole nodes, their number a power of two or three quarters of one, so that layouts divide."""
+    size = min(gpu.per_node, 8)
+    if gpus <= 1:
+        return 1
+    if gpus <= size:
+        return 1 << ceil(log2(gpus))
+    power = 1 << ceil(log2(gpus / size))
+    return size * (3 * power // 4 if gpus <= size * 3 * power / 4 and power >= 4 else power)

@@ -1,0 +1,135 @@
+"""The layout that a run should take: of those that divide and fit, the one with the fastest step.
+
+Every candidate of `benthic.cost.step.layout` is timed at the batch that the run wants; of those,
+the first that fits is taken, fastest first. Batch sizes that nobody has chosen follow the model's
+size.
+"""
+
+from dataclasses import dataclass, replace
+from math import log2
+
+from benthic.cost.catalog.load import CostError, Gpu
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.shape import Shape
+from benthic.cost.step.calibrate import Constants, load_constants
+from benthic.cost.step.goodput import goodput
+from benthic.cost.step.layout import Layout, Precision, candidates
+from benthic.cost.step.memory import Memory, memory, usable
+from benthic.cost.step.speed import forward_flops_per_token, seconds
+
+USUAL_DAYS = 40  # an assumption: published runs took 10 to 90
+MOST_GPUS = 16384
+MTBF = 50_676 * 3600.0  # seconds of one GPU, Llama 3.1 (arXiv:2407.21783)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`layout` takes `seconds` a step of `layout.batch` sequences, and `memory` a GPU."""
+
+    layout: Layout
+    seconds: float
+    memory: Memory
+    tried: int
+    faster_but_too_large: int
+
+
+def fastest(
+    shape: Shape,
+    gpu: Gpu,
+    gpus: int,
+    seq: int,
+    *,
+    batch: int = 0,
+    precision: Precision = "bf16",
+    constants: Constants | None = None,
+) -> Choice:
+    """The fastest layout on `gpus` GPUs for steps of about `batch` tokens (0: `usual_batch`).
+
+    Raises CostError where no layout divides the batch, or none fits.
+    """
+    chosen = constants or load_constants()
+    sequences = max(1, (batch or usual_batch(shape, gpus)) // seq)
+    timed: list[tuple[float, float, Layout]] = []
+    for one in candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision):
+        micro = sequences / (one.data * one.micro_batch)
+        if micro < 1:
+            continue
+        layout = replace(one, micro_batches=round(micro))
+        step = sum(seconds(shape, layout, gpu, seq, chosen).values())
+        timed.append((step / layout.batch, step, layout))
+    if not timed:
+        raise CostError(
+            f"{sequences} sequences a step are too few for {gpus} GPUs: use fewer GPUs or a batch "
+            f"of {2 * sequences * seq} tokens"
+        )
+    timed.sort(key=lambda row: row[0])
+    for rank, (_, step, layout) in enumerate(timed):
+        held = memory(shape, layout, seq)
+        if held.total <= usable(gpu):
+            return Choice(layout, step, held, len(timed), rank)
+    raise CostError(
+        f"{shape.name} fits {gpus} {gpu.name} in no layout with {sequences} sequences a step: use "
+        "more GPUs or GPUs with more memory"
+    )
+
+
+def usual_batch(shape: Shape, gpus: int) -> int:
+    """Tokens a step where nobody says: 4M at 7B active parameters, with their 0.4th power, but
+    8,192 a GPU at least; a power of two from 512K to 16M. An assumption: published runs scatter by
+    a factor of four."""
+    wanted = max(8192 * gpus, 2**22 * (parameters(shape)["active"] / 7e9) ** 0.4)
+    return int(2 ** round(log2(min(2**24, max(2**19, wanted)))))
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """A run as the model of a step has it, before what real runs add. Hours are GPU-hours."""
+
+    choice: Choice
+    gpus: int
+    active: float
+    """parameters that a token meets"""
+    goodput: float
+    ideal_hours: float
+    """needed FLOPs at full peak"""
+    hours: float
+    """steps at the predicted time, over goodput"""
+
+
+def clean_run(
+    shape: Shape,
+    gpu: Gpu,
+    tokens: float,
+    seq: int,
+    *,
+    gpus: int = 0,
+    batch: int = 0,
+    precision: Precision = "bf16",
+    constants: Constants | None = None,
+    gpu_mtbf: float = MTBF,
+) -> CleanRun:
+    """Hours of `tokens` on the fastest layout; `gpus` 0: as many as finish in USUAL_DAYS, doubled
+    until the model fits. `gpu_mtbf` is in seconds. Raises CostError as `fastest` does."""
+    if not tokens > 0:
+        raise CostError(f"a run of {tokens!r} tokens costs nothing: give a number above zero")
+    ideal = 3 * forward_flops_per_token(shape, seq) * tokens / gpu.peak / 3600
+    count = gpus or usual_gpus(ideal)
+    while True:
+        try:
+            chosen = fastest(
+                shape, gpu, count, seq, batch=batch, precision=precision, constants=constants
+            )
+            break
+        except CostError:
+            if gpus or count >= MOST_GPUS:
+                raise
+            count *= 2
+    useful = goodput(count, gpu_mtbf).useful
+    hours = chosen.seconds * tokens / (chosen.layout.batch * seq) * count / 3600 / useful
+    return CleanRun(chosen, count, parameters(shape)["active"], useful, ideal, hours)
+
+
+def usual_gpus(ideal_hours: float) -> int:
+    """GPUs that finish in USUAL_DAYS at 35 % of the peak, a power of two from 8 to MOST_GPUS."""
+    wanted = max(8.0, ideal_hours / 0.35 / 24 / USUAL_DAYS)
+    return int(min(MOST_GPUS, 2 ** round(log2(wanted))))

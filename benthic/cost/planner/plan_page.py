@@ -1,0 +1,331 @@
+"""A plan as an answer: what it takes, how sure that is, why this layout, and what is not in it.
+
+Several plans beside each other are `plan_tables`."""
+
+from dataclasses import asdict
+from typing import Any
+
+from benthic.cost.catalog.figures import explain
+from benthic.cost.catalog.load import Catalog
+from benthic.cost.network.flops import parameters
+from benthic.cost.page import (
+    Number,
+    Page,
+    Points,
+    Prose,
+    Section,
+    Table,
+    digits,
+    money,
+    share,
+)
+from benthic.cost.planner.basis import FAILURES, Question
+from benthic.cost.planner.plan import POWER, TARIFF, Plan
+from benthic.cost.spread import Spread
+from benthic.cost.step.memory import usable
+from benthic.cost.step.speed import CLASSES
+
+_SPECIFIED = (
+    *("bf16_flops", "fp8_flops", "memory", "bandwidth"),
+    *("scale_up", "scale_out", "server_watts"),
+)
+_ENOUGH = 0.8  # goodput, below which the verdict says so
+_NOT_IN = (
+    "Research, failed runs, data and people: development took 5.6 times the final run's compute "
+    "for Olmo 3, 1.5 for the OLMo series, 3 to 10 at larger laboratories. 'benthic cost deepseek' "
+    "shows what that makes of a headline."
+)
+
+
+def count(number: float) -> str:
+    """671B, 14.8T, 512: three digits and a scale."""
+    number = float(f"{number:.3g}")
+    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return digits(number / scale, 3) + letter
+    return digits(number, 3)
+
+
+def dollars(amount: float) -> str:
+    """An estimate of US dollars: three digits, cents below a hundred; `money` is for given ones."""
+    if amount < 100:
+        return money(amount) if amount >= 0.1 else f"${amount:.1g}"
+    amount = float(f"{amount:.3g}")
+    return f"${amount:,.0f}" if amount < 1e6 else f"${count(amount)}"
+
+
+def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
+    """The plan for a terminal or a page."""
+    name = plan.question.shape.name
+    work = f"{name} on {count(plan.tokens)} tokens takes {plan.gpus:,} {plan.gpu.name}"
+    if plan.solved == "tokens":
+        work = f"{means(plan.question)} {name} on {count(plan.tokens)} tokens with "
+        work += f"{plan.gpus:,} {plan.gpu.name}"
+    verdict = (
+        f"{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
+        f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_lost(plan)}"
+    )
+    sections = [_figures(plan), _layout(plan), _hours(plan), left_out(plan)]
+    if why:
+        sections.append(_sources(plan, catalog))
+    return Page(
+        title=f"Plan: {name}",
+        verdict=verdict,
+        about=_about(plan),
+        numbers=(
+            Number(label="time", value=time(plan.days.p50), note=span(plan.days, time)),
+            Number(
+                label="rent",
+                value=dollars(plan.dollars.p50),
+                note=span(plan.dollars, dollars),
+            ),
+        ),
+        sections=sections,
+    )
+
+
+def means(question: Question) -> str:
+    """What there is to spend, up to the verb: $50,000 trains; 30 days train."""
+    if question.budget is None:
+        return f"{_days(question.days)} train"
+    within = f" within {_days(question.days)}" if question.days else ""
+    return f"{money(question.budget)}{within} trains"
+
+
+def _odds(plan: Plan) -> str:
+    """How likely the limits hold that the question set beside the tokens."""
+    if plan.solved == "tokens":
+        return ""
+    limits = {"budget": money(plan.question.budget or 0), "days": _days(plan.question.days)}
+    said = [f"{share(odds)} within {limits[name]}" for name, odds in plan.odds.items()]
+    return f"; {' and '.join(said)}" if said else ""
+
+
+def _lost(plan: Plan) -> str:
+    """Where failures take a large share of the hours."""
+    useful = plan.good.useful
+    if useful >= _ENOUGH:
+        return ""
+    return (
+        f" Failures and checkpoints of {plan.gpus:,} GPUs leave only {share(useful)} of the hours "
+        "to training."
+    )
+
+
+def _days(days: float | None) -> str:
+    return f"{days or 0:.3g} day{'s' * (days != 1)}"
+
+
+def _about(plan: Plan) -> str:
+    counts = parameters(plan.question.shape)
+    sparse = f", {count(counts['active'])} active" if counts["active"] < counts["total"] else ""
+    return (
+        f"{count(counts['total'])} parameters{sparse}; "
+        f"{plan.layout.precision}, sequences of {plan.seq:,} tokens. "
+        "P10 to P90 holds four of five runs like this one."
+    )
+
+
+def _figures(plan: Plan) -> Section:
+    rows = [
+        _row("time", plan.days, time),
+        _row("GPU-hours", plan.gpu_hours, count),
+        _row("rent", plan.dollars, dollars),
+        _row("energy", plan.megawatt_hours, _energy),
+        _row("electricity, part of the rent", plan.energy_dollars, dollars),
+        _row("tokens/s a GPU", plan.pace, _pace),
+        _row("MFU", plan.mfu, share),
+    ]
+    rent = plan.rent
+    dated = f" of {rent.date}" if rent.date else ""
+    span = f" (${rent.low:.2f} to ${rent.high:.2f})" if rent.low < rent.high else ""
+    peak = "bf16" if plan.gpu.has_bf16 else "fp16"
+    return Section(
+        title="What it takes",
+        blocks=[
+            Table(
+                columns=("", "P10", "P50", "P90"),
+                rows=rows,
+                right=("P10", "P50", "P90"),
+                note=f"Rent: ${rent.value:.2f} a GPU-hour{dated}{span}. MFU is of the dense {peak} "
+                f"peak, causal attention counted once.{_above(plan)}",
+            )
+        ],
+    )
+
+
+def _above(plan: Plan) -> str:
+    """Where the range of the rent lies to one side of it, so that medians do not multiply out."""
+    off = plan.dollars.p50 / (plan.gpu_hours.p50 * plan.rent.value)
+    if abs(off - 1) < 0.02:
+        return ""
+    way = "above" if off > 1 else "below"
+    return f" The median rent is {share(abs(off - 1))} {way} hours times price, as its range is."
+
+
+def _layout(plan: Plan) -> Section:
+    choice, held = plan.choice, plan.choice.memory
+    if choice.tried == 1:
+        text = f"{plan.layout.describe()}, as you gave it."
+    else:
+        text = f"{plan.layout.describe()}: the fastest of {choice.tried:,} that divide"
+        over = choice.faster_but_too_large
+        faster = "1 faster one does" if over == 1 else f"{over:,} faster ones do"
+        text += f"; {faster} not fit the memory." if over else ", and it fits."
+    parts = {
+        "weights": held.weights,
+        "gradients": held.gradients,
+        "optimizer": held.optimizer,
+        "activations": held.activations,
+        "other": held.other,
+    }
+    listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
+    memory = (
+        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB on the fullest GPU: {listed}."
+    )
+    return Section(
+        title="Layout",
+        blocks=[Points(items=[("over the GPUs", text), ("memory", memory)])],
+    )
+
+
+def _hours(plan: Plan) -> Section:
+    """Where the hours go: the clean step by class, then what comes on top."""
+    step, clean = plan.step, plan.step.total.value
+    parts = sorted(
+        ((part.value, name) for name, part in step.parts.items() if part.value > 0.004 * clean),
+        reverse=True,
+    )
+    rows = [
+        (
+            CLASSES[name],
+            _seconds(seconds, clean),
+            share(seconds / clean),
+        )
+        for seconds, name in parts
+    ]
+    rest = clean - sum(seconds for seconds, _ in parts)
+    if rest > 0.001 * clean:
+        rows.append(("the rest", _seconds(rest, clean), share(rest / clean)))
+    rows.append(("a clean step", _seconds(clean, clean), f"MFU {share(step.mfu.value)}"))
+    hours, useful = plan.clean_hours, plan.good.useful
+    near = [name for name, _ in plan.practice.leans_on]
+    real = f"what real runs took, the most alike {', '.join(near)}" if near else "your measurement"
+    steps = max(1, round(plan.tokens / step.tokens))
+    text = (
+        f"{steps:,} clean step{'s' * (steps > 1)} take {count(hours)} GPU-hours; "
+        f"{count(hours / useful)} with failures every "
+        f"{time(plan.good.job_mtbf / 86400)}, checkpoints every "
+        f"{time(plan.good.interval / 86400)} and restarts (goodput {useful:.1%}); "
+        f"{count(plan.practice.p50)}, x {digits(plan.practice.factor, 2)}, by {real}."
+    )
+    return Section(
+        title="Where the hours go",
+        blocks=[
+            Table(
+                columns=(f"{step.tokens / 1e6:,.1f}M tokens a step", "time", "share"),
+                rows=rows,
+                right=("time", "share"),
+                total=True,
+                note=f"A clean step takes {_seconds(step.total.low, clean)} to "
+                f"{_seconds(step.total.high, clean)}, as what machines reach has a range.",
+            ),
+            Prose(text=text),
+        ],
+    )
+
+
+def left_out(plan: Plan) -> Section:
+    said = plan.question.said
+    items = [("network", note) for note in said]
+    items += [("assumed", note) for note in plan.assumptions]
+    items.append(("not in it", _NOT_IN))
+    return Section(title="Assumed, and left out", blocks=[Points(items=items)])
+
+
+def _sources(plan: Plan, catalog: Catalog) -> Section:
+    gpu = plan.gpu.name.lower()
+    keys = [f"{gpu}.{part}" for part in _SPECIFIED]
+    keys = [key for key in (*keys, *FAILURES, *POWER, TARIFF) if catalog.get(key)]
+    lines = catalog.why(keys)
+    rent = plan.rent
+    lines.append(explain(rent))
+    items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
+    return Section(title="Sources", blocks=[Points(items=items)])
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """Plain data: SI units, US dollars, shares of one."""
+    spreads = {
+        name: asdict(getattr(plan, name))
+        for name in (
+            *("days", "gpu_hours", "dollars", "megawatt_hours", "energy_dollars", "pace", "mfu"),
+        )
+    }
+    held = plan.choice.memory
+    return {
+        "network": asdict(plan.question.shape),
+        "parameters": parameters(plan.question.shape),
+        "gpu": plan.gpu.name,
+        "gpus": plan.gpus,
+        "tokens": plan.tokens,
+        "sequence": plan.seq,
+        "solved": plan.solved or None,
+        "odds": plan.odds,
+        "layout": plan.layout.describe(),
+        "layouts_tried": plan.choice.tried,
+        "memory": asdict(held) | {"total": held.total, "usable": usable(plan.gpu)},
+        "step": {
+            "seconds": asdict(plan.step.total),
+            "parts": {name: asdict(part) for name, part in plan.step.parts.items()},
+            "tokens": plan.step.tokens,
+            "mfu": asdict(plan.step.mfu),
+        },
+        "goodput": asdict(plan.good),
+        "leans_on": [name for name, _ in plan.practice.leans_on],
+        "rent": asdict(plan.rent),
+        "assumptions": [*plan.question.said, *plan.assumptions],
+        **spreads,
+    }
+
+
+def _row(name: str, found: Spread, text: Any) -> tuple[str, str, str, str]:
+    return name, text(found.p10), text(found.p50), text(found.p90)
+
+
+def span(found: Spread, text: Any) -> str:
+    return f"{text(found.p10)} to {text(found.p90)}"
+
+
+def time(days: float) -> str:
+    """Days, or hours, minutes and seconds where those say more."""
+    if days >= 730:
+        return f"{digits(days / 365, 2 if days < 3650 else 3)} years"
+    if days >= 2:
+        return f"{digits(days, 2 if days < 10 else 3)} days" if days < 100 else f"{days:,.0f} days"
+    hours = 24 * days
+    if hours >= 2:
+        return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
+    minutes = 60 * hours
+    return f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
+
+
+def _seconds(part: float, whole: float) -> str:
+    """Seconds with the digits that the whole asks for."""
+    if whole >= 1:
+        return f"{part:.2f} s" if whole < 100 else f"{part:,.0f} s"
+    return f"{1000 * part:.3g} ms"
+
+
+def _pace(tokens: float) -> str:
+    return f"{tokens:,.0f}" if tokens >= 10 else f"{tokens:.2g}"
+
+
+def _energy(megawatt_hours: float) -> str:
+    if megawatt_hours >= 1e6:
+        return f"{digits(megawatt_hours / 1e6, 3)} TWh"
+    if megawatt_hours >= 1000:
+        return f"{digits(megawatt_hours / 1000, 3)} GWh"
+    if megawatt_hours >= 1:
+        return f"{digits(megawatt_hours, 3)} MWh"
+    return f"{digits(1000 * megawatt_hours, 3)} kWh"

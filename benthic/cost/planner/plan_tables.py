@@ -1,0 +1,89 @@
+"""Plans beside each other: the same run on several GPUs, and the networks that a budget trains."""
+
+from collections.abc import Sequence
+
+from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits
+from benthic.cost.planner.basis import Question
+from benthic.cost.planner.plan import Plan
+from benthic.cost.planner.plan_page import count, dollars, left_out, means, span, time
+from benthic.cost.planner.sizes import Size
+
+
+def compared(plans: Sequence[Plan], failed: Sequence[tuple[str, str]] = ()) -> Page:
+    """The same question on several GPUs, the best first; `failed` are those without an answer."""
+    solved = plans[0].solved == "tokens"
+    ranked = sorted(plans, key=lambda p: -p.tokens if solved else p.dollars.p50)
+    rows = [
+        (
+            p.gpu.name,
+            p.layout.precision,
+            f"{p.gpus:,}",
+            count(p.tokens),
+            time(p.days.p50),
+            count(p.gpu_hours.p50),
+            dollars(p.dollars.p50),
+            span(p.dollars, dollars),
+        )
+        for p in ranked
+    ]
+    first = ranked[0]
+    name = first.question.shape.name
+    verdict = f"{name} on {count(first.tokens)} tokens is cheapest on {first.gpu.name}: "
+    if solved:
+        verdict = f"{means(first.question)} {name} longest on {first.gpu.name}: "
+        verdict += f"{count(first.tokens)} tokens, "
+    verdict += f"{dollars(first.dollars.p50)}, {time(first.days.p50)} on {first.gpus:,}."
+    right = ("GPUs", "tokens", "time", "GPU-hours", "rent")
+    rents = ", ".join(f"{p.gpu.name} ${p.rent.value:.2f} ({p.rent.date})" for p in ranked)
+    blocks: list[Table | Prose | Points | Drawing] = [
+        Table(
+            columns=("GPU", "", *right, "P10 to P90"),
+            rows=rows,
+            right=right,
+            note=f"Rent a GPU-hour: {rents}.",
+        )
+    ]
+    if failed:
+        blocks.append(Points(items=failed))
+    return Page(
+        title=f"Plan: {name}",
+        verdict=verdict,
+        about="Medians, and four of five runs between P10 and P90; each in the layout that is "
+        "fastest there.",
+        numbers=(),
+        sections=[Section(title="The same run elsewhere", blocks=blocks), left_out(first)],
+    )
+
+
+def largest(found: Sequence[Size], asked: Question) -> Page:
+    """Networks that a budget trains."""
+    first = found[0]
+    rows = [
+        (
+            count(size.parameters),
+            digits(size.ratio, 3),
+            count(size.plan.tokens),
+            f"{size.plan.gpus:,}",
+            time(size.plan.days.p50),
+            dollars(size.plan.dollars.p50),
+            size.about,
+        )
+        for size in found
+    ]
+    right = ("parameters", "tokens each", "tokens", "GPUs", "time", "rent")
+    more = ", or fewer for longer" if len(found) > 1 else ""
+    return Page(
+        title="Plan: how large a model",
+        verdict=f"{means(asked)} {count(first.parameters)} parameters on "
+        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}.",
+        about="Dense networks of usual proportions; by the median run. Name a config or a preset "
+        "for a network of your own.",
+        numbers=(),
+        sections=[
+            Section(
+                title="How large, how long",
+                blocks=[Table(columns=(*right, "good for"), rows=rows, right=right)],
+            ),
+            left_out(first.plan),
+        ],
+    )

@@ -1,0 +1,118 @@
+"""How large a dense network a budget, or so many days on so many GPUs, trains well.
+
+The run's tokens are so many a parameter (`RATIOS`), or those that are given. Hours and rent, both
+by the median run, grow with the square of the size at a fixed ratio, in proportion at fixed tokens;
+Newton's steps on the logarithm of what is tighter, kept between what was seen to suffice and what
+was not, find the size within 1 %.
+"""
+
+from dataclasses import dataclass, replace
+from math import exp, log, sqrt
+
+from benthic.cost.catalog.load import Catalog, CostError, Figure
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.widths import from_numbers
+from benthic.cost.planner.basis import Basis, Question, basis
+from benthic.cost.planner.plan import REACHED, Plan, means, median_dollars, plan, rent_of
+
+RATIOS = (
+    (20.0, "best loss for the compute (Hoffmann et al. 2022)"),  # arXiv:2203.15556
+    (100.0, "cheaper to serve, as Llama 2 70B (29) to Llama 3 70B (214)"),
+    (500.0, "small and long-trained, as Qwen2.5's and SmolLM's"),
+)
+_SMALLEST, _LARGEST = 1e6, 1e13
+_CLOSE = 0.005  # of the hours
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network that a budget trains, at so many tokens a parameter."""
+
+    ratio: float
+    about: str
+    plan: Plan
+
+    @property
+    def parameters(self) -> int:
+        return parameters(self.plan.question.shape)["total"]
+
+
+def sizes(question: Question, catalog: Catalog) -> list[Size]:
+    """The largest dense networks of usual proportions that the budget or the days train; CostError
+    where there are none. The question's own shape is not looked at."""
+    gpu = catalog.gpu(question.gpu)
+    rent = rent_of(question, catalog, gpu)
+    gpus, hours = means(question, gpu, rent, [])
+    question = replace(question, gpus=gpus, seq=question.seq or 4096, said=())
+    found = []
+    if question.tokens is not None:
+        shaped = _largest(question, catalog, rent, hours, None)
+        if shaped:
+            ratio = question.tokens / parameters(shaped.shape)["total"]
+            found.append(Size(ratio, "the tokens that you gave", plan(shaped, catalog)))
+    else:
+        for ratio, about in RATIOS:
+            shaped = _largest(question, catalog, rent, hours, ratio)
+            if shaped:
+                found.append(Size(ratio, about, plan(shaped, catalog)))
+    if not found:
+        raise CostError(
+            f"{hours:,.3g} GPU-hours of {gpu.name} train no network of {_SMALLEST / 1e6:.0f}M "
+            "parameters or more: raise the budget or the days, or lower the tokens"
+        )
+    return found
+
+
+def _largest(
+    question: Question, catalog: Catalog, rent: Figure, hours: float, ratio: float | None
+) -> Question | None:
+    """The question with the largest network that budget and days train, about `hours`."""
+    low, high = log(_SMALLEST), log(_LARGEST)
+    best: Question | None = None
+    flops = hours * 3600 * REACHED * catalog.gpu(question.gpu).peak
+    guess = sqrt(flops / 6 / ratio) if ratio else flops / 6 / (question.tokens or 1.0)
+    at = min(max(log(guess), low), high)
+    for _ in range(12):
+        tried = _shaped(question, exp(at), ratio)
+        known = _known(tried, catalog)
+        if known is None:
+            high, following = at, max(at - 0.7, (low + at) / 2)
+        else:
+            over = _over(tried, known, rent)
+            if over <= _CLOSE:
+                best, low = tried, at
+            else:
+                high = at
+            if abs(over) <= _CLOSE:
+                break
+            following = at - over / (2 if ratio else 1)
+        if not low < following < high:
+            following = (low + high) / 2
+        if high - low < _CLOSE or abs(following - at) < 1e-4:
+            break
+        at = following
+    return best
+
+
+def _shaped(question: Question, params: float, ratio: float | None) -> Question:
+    shape, _ = from_numbers(params=params)
+    tokens = ratio * parameters(shape)["total"] if ratio else question.tokens
+    return replace(question, shape=shape, tokens=tokens)
+
+
+def _over(question: Question, known: Basis, rent: Figure) -> float:
+    """The logarithm of the median run over the tighter of budget and days."""
+    taken = []
+    if question.budget is not None:
+        taken.append(median_dollars(known, rent) / question.budget)
+    if question.days is not None:
+        taken.append(known.hours.p50 / known.gpus / 24 / question.days)
+    return log(max(taken))
+
+
+def _known(question: Question, catalog: Catalog) -> Basis | None:
+    """None where the network is too large for the GPUs."""
+    try:
+        return basis(question, catalog, question.gpus or 1)
+    except CostError:
+        return None

@@ -1,0 +1,139 @@
+"""What machines and software reach: the constants of `benthic.cost.step.speed`, and a user's own.
+
+`catalog/speed_constants.csv` holds them with range, source and date; rows named unfused.* take over
+for the software of 2022. A run that the user has measured scales every rate and start-up alike, so
+that the step comes out as measured; by how much is the calibration's own finding. One factor cannot
+tell slow links from slow kernels: measure the layout that will be used.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from math import exp, log
+from pathlib import Path
+
+from benthic.cost.catalog.load import CostError
+
+FILE = Path(__file__).parents[1] / "catalog" / "speed_constants.csv"
+RATES = ("matmul", "fp8_matmul", "flash", "memory", "scale_up", "scale_out")
+DELAYS = ("launch", "kernel", "startup", "step")
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a machine and its software reach; meanings and sources are in the file of the rows."""
+
+    matmul: float
+    fp8_matmul: float
+    grouped: float
+    flash: float
+    memory: float
+    misaligned: float
+    launch: float
+    kernel: float
+    kernels_forward: float
+    kernels_backward: float
+    blend: float
+    collective: float
+    scale_up: float
+    scale_out: float
+    startup: float
+    pcie: float
+    network: float
+    stream_bytes: float
+    logit_bytes: float
+    optimizer_bytes: float
+    step: float
+    tensor_hidden: float
+    expert_hidden: float
+    data_hidden: float
+    pipeline_hidden: float
+    processors: float
+    bubble: float
+    balance: float
+    imbalance: float
+    nodes_a_token: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants that reproduce what was measured, `factor` times as slow as the shipped ones."""
+
+    constants: Constants
+    factor: float
+    spread: float
+    """relative, between the measured runs; 0 for one run"""
+
+    @property
+    def sentence(self) -> str:
+        way = "slower" if self.factor >= 1 else "faster"
+        text = f"your machine is {abs(self.factor - 1):.0%} {way} than the catalog's"
+        return f"{text}, runs differ by {self.spread:.0%}" if self.spread else text
+
+
+def calibrated(constants: Constants, runs: Sequence[tuple[float, float]]) -> Calibration:
+    """Constants scaled to `runs`, pairs of predicted and measured seconds of a step.
+
+    The factor is the geometric mean of their ratios. Raises CostError for no run, times that are
+    not positive, or a factor beyond ten, which no machine explains.
+    """
+    if not runs or not all(p > 0 and 0 < m < float("inf") for p, m in runs):
+        raise CostError("a calibration needs measured steps in seconds, each above zero")
+    logs = [log(measured / predicted) for predicted, measured in runs]
+    mean = sum(logs) / len(logs)
+    if abs(mean) > log(10):
+        raise CostError(
+            f"the measured step is {exp(mean):.3g} times the predicted one: check the unit "
+            "(seconds a step), the layout and the batch"
+        )
+    spread = (sum((one - mean) ** 2 for one in logs) / len(logs)) ** 0.5
+    factor = exp(mean)
+    changed = {name: getattr(constants, name) / factor for name in RATES}
+    changed |= {name: getattr(constants, name) * factor for name in DELAYS}
+    return Calibration(replace(constants, **changed), factor, spread)
+
+
+@lru_cache(maxsize=8)
+def load_constants(software: str = "fused") -> Constants:
+    """The shipped constants. `software` is "fused" (flash attention, fused kernels, communication
+    behind work) or "unfused" (Megatron-DeepSpeed as it was in 2022)."""
+    if software not in ("fused", "unfused"):
+        raise CostError(f"software is {software!r}: choose fused or unfused")
+    return Constants(**{name: row[0] for name, row in _rows(software).items()})
+
+
+def ends(constants: Constants) -> list[Constants]:
+    """The constants with one of them at an end of its range, as far from it as in the file."""
+    rows = _rows("fused" if constants.flash else "unfused")
+    found = []
+    for name, (middle, *both) in rows.items():
+        value = getattr(constants, name)
+        for end in both:
+            if end != middle:
+                found.append(replace(constants, **{name: value * end / middle}))
+    return found
+
+
+@lru_cache(maxsize=8)
+def figures(prefix: str) -> dict[str, float]:
+    """Values of the rows whose key begins so, by the rest of it."""
+    with FILE.open(newline="", encoding="utf-8") as file:
+        return {
+            row["key"].removeprefix(prefix): float(row["value"])
+            for row in csv.DictReader(file)
+            if row["key"].startswith(prefix)
+        }
+
+
+@lru_cache(maxsize=2)
+def _rows(software: str) -> dict[str, tuple[float, float, float]]:
+    """Value, low and high by name of constant."""
+    with FILE.open(newline="", encoding="utf-8") as file:
+        every = {
+            row["key"]: (float(row["value"]), float(row["low"]), float(row["high"]))
+            for row in csv.DictReader(file)
+        }
+    names = [field.name for field in fields(Constants)]
+    own = f"{software}."
+    return {name: every.get(own + name) or every[name] for name in names}
