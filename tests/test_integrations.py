@@ -8,8 +8,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,8 +18,8 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from benthic.cost.ledger.ledger import Billed, Ledger
 from benthic.integrations.transformers import BillCallback
+from tests.billed import eventually, row, rows
 
 TRAIN = """
 import sys, time, torch
@@ -49,23 +48,6 @@ else:
     except RuntimeError:  # as in a notebook: the process goes on
         time.sleep(2)
 """
-
-
-def rows(path: Path) -> list[Billed]:
-    with Ledger(path) as ledger:
-        return list(ledger.query())
-
-
-def row(path: Path) -> Billed:
-    (found,) = rows(path)
-    return found
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited 20 s in vain"
-        time.sleep(0.01)
 
 
 class Events:

@@ -196,10 +196,15 @@ def render(page: Page) -> str:
 
 def write_page(page: Page, target: Path) -> None:
     """Write the page, whole or not at all. Raises `CostError` where that cannot be done."""
+    write_text(render(page), target)
+
+
+def write_text(text: str, target: Path) -> None:
+    """Write a file, whole or not at all. Raises `CostError` where that cannot be done."""
     partial = target.with_name(f".partial-{target.name}")
     try:
         try:
-            partial.write_text(render(page), encoding="utf-8", newline="\n")
+            partial.write_text(text, encoding="utf-8", newline="\n")
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)

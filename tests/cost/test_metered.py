@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.ledger.entries import Span
-from benthic.cost.ledger.ledger import Billed, Ledger, LedgerError
+from benthic.cost.ledger.ledger import Ledger, LedgerError
 from benthic.cost.limits import Limits
 from benthic.cost.metering import child as child_room
 from benthic.cost.metering import gpus as gpus_room
@@ -35,6 +35,7 @@ from benthic.cost.metering.heart import Gauge, Heart
 from benthic.cost.metering.held import Held, gpus_held, hold, is_first, machines
 from benthic.cost.metering.masking import LONGEST, mask_text, masked
 from benthic.cost.metering.metered import name_of, nearest_purpose
+from tests.billed import eventually, row, rows
 
 METER = """
 import json, sys
@@ -72,23 +73,6 @@ def metered(
         timeout=60,
         check=False,
     )
-
-
-def rows(path: Path) -> list[Billed]:
-    with Ledger(path) as ledger:
-        return list(ledger.query())
-
-
-def row(path: Path) -> Billed:
-    (found,) = rows(path)
-    return found
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited 20 s in vain"
-        time.sleep(0.01)
 
 
 def python(code: str) -> tuple[str, ...]:

@@ -5,14 +5,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import benthic
-from benthic.cost.ledger.ledger import Billed, Ledger, LedgerError
+from benthic.cost.ledger.ledger import Ledger, LedgerError
 from benthic.cost.metering.descendants import largest_self
+from tests.billed import eventually, row, rows
 
 SCRIPT = """
 import sys, time, benthic
@@ -21,23 +21,6 @@ m.begin()
 time.sleep(0.2)
 {0}
 """
-
-
-def rows(path: Path) -> list[Billed]:
-    with Ledger(path) as ledger:
-        return list(ledger.query())
-
-
-def row(path: Path) -> Billed:
-    (found,) = rows(path)
-    return found
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited 20 s in vain"
-        time.sleep(0.01)
 
 
 def test_a_block_is_billed(private_ledger: Path, tmp_path: Path) -> None:

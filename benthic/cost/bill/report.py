@@ -5,7 +5,6 @@ Times are UTC. In the JSON, dollars of the steps are rounded so that they add up
 """
 
 import json as json_format
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -190,16 +189,7 @@ def plain(text: str) -> str:
 
 def write_card(bill: Bill, target: Path) -> None:
     """Write the Markdown, whole or not at all. Raises `CostError` where that cannot be done."""
-    partial = target.with_name(f".partial-{target.name}")
-    try:
-        try:
-            partial.write_text(card(bill), encoding="utf-8", newline="\n")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        name, why = visible(str(target)), visible(str(error))
-        raise CostError(f"{name} cannot be written ({why}); name a file in a folder.") from None
+    write_text(card(bill), target)
 
 
 def _blocks(blocks: Sequence[Any]) -> list[str]:
