@@ -19,7 +19,7 @@ from benthic.cost.bill.terms import load
 from benthic.cost.bill.words import cents
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.ledger import Ledger, ledger_path
-from benthic.cost.page import Points, Prose, Table, print_page, say, write_page
+from benthic.cost.page import Points, Prose, Table, print_page, say, write_page, write_text
 from benthic.svg import visible
 
 CARD = (
