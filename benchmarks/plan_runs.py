@@ -11,7 +11,7 @@ to which nothing is fitted; the plain median's share, 0.2, was chosen with its f
 organisations that are in it and of others apart.
 
 `--write` recomputes `catalog/practice_runs.csv`, which the planner leans on; without it, a stale
-file is an error.
+file is an error. Rows whose own figures contradict each other are printed (`catalog.checks`).
 
     python benchmarks/plan_runs.py [--write] [--more benchmarks/more_runs.csv]
 """
@@ -25,6 +25,7 @@ from math import exp, expm1, log, log2, sqrt
 from pathlib import Path
 from statistics import median
 
+from benthic.cost.catalog.checks import impossible
 from benthic.cost.catalog.load import Catalog, CostError, load
 from benthic.cost.network.read_shape import from_row
 from benthic.cost.planner.choose import clean_run
@@ -38,7 +39,7 @@ from benthic.cost.planner.practice import (
     solve,
 )
 from benthic.cost.step.calibrate import figures
-from benthic.cost.step.goodput import goodput
+from benthic.cost.step.goodput import usual_goodput
 from benthic.cost.step.layout import Precision, parse
 from benthic.cost.step.speed import step_time
 
@@ -68,6 +69,7 @@ def traits(catalog: Catalog, run: Mapping[str, str], widths: Mapping[str, str]) 
         gpu,
         tokens,
         seq,
+        catalog,
         gpus=int(run["n_gpu"] or 0),
         batch=int(widths["global_batch_tokens"] or 0),
         precision=precision,
@@ -192,7 +194,7 @@ def _text(value: object) -> str:
 def v3(catalog: Catalog, widths: Mapping[str, str]) -> None:
     shape, layout, gpu = from_row(widths), parse(V3_LAYOUT), catalog.gpu("H800")
     step = step_time(shape, layout, gpu, 4096)
-    useful = goodput(layout.gpus, catalog.figure("gpu_mtbf").si).useful
+    useful = usual_goodput(catalog, layout.gpus).useful
     scale = layout.gpus / 3600 * 1e12 / step.tokens / useful
     value, low, high = (x * scale for x in (step.total.value, step.total.low, step.total.high))
     print(
@@ -208,20 +210,30 @@ def more(catalog: Catalog, path: Path) -> None:
     """Runs that are not in the catalog, the layouts again the planner's own."""
     runs = []
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            reason = excluded(row) or ("" if row["usable"] == "yes" else "marked unusable")
-            try:
-                if not reason:
-                    runs.append(traits(catalog, row, row))
-            except CostError as error:
-                reason = str(error)
-            if reason:
-                print(f"  left out: {row['model']}: {reason}")
+        rows = list(csv.DictReader(file))
+    doubt(catalog, rows)
+    for row in rows:
+        reason = excluded(row) or ("" if row["usable"] == "yes" else "marked unusable")
+        try:
+            if not reason:
+                runs.append(traits(catalog, row, row))
+        except CostError as error:
+            reason = str(error)
+        if reason:
+            print(f"  left out: {row['model']}: {reason}")
     table(runs, [real_hours(run) for run in runs])
     known = {run.org for run in published_runs()}
     outside("all", runs)
     outside("organisations in the catalog", [run for run in runs if run.org in known])
     outside("organisations not in the catalog", [run for run in runs if run.org not in known])
+
+
+def doubt(catalog: Catalog, rows: Sequence[Mapping[str, str]]) -> None:
+    """Prints which rows cannot be true, and why."""
+    found = [(row["model"], reason) for row in rows for reason in impossible(row, catalog)]
+    for name, reason in found:
+        print(f"cannot be: {name}: {reason}")
+    print(f"{len(rows)} rows checked against themselves, {len(found)} reasons to doubt one")
 
 
 def outside(name: str, runs: Sequence[Traits]) -> None:
@@ -256,6 +268,7 @@ def main() -> None:
         runs.append(traits(catalog, row, widths[row["model"]]))
         if row.get("flag"):
             print(f"flagged: {row['model']}: {row['flag']}")
+    doubt(catalog, catalog.table("runs"))
     store(runs, args.write)
     found = [real_hours(run, [o for o in runs if o.run != run.run]) for run in runs]
     print()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benthic.cost.catalog.load import CostError, load
 from benthic.cost.planner.asking import Asked, ask, in_fp8, question, rent_of
 from benthic.cost.planner.basis import Question
+from benthic.cost.step.calibrate import shipped
 
 CATALOG = load()
 NOTHING = Asked(
@@ -90,6 +91,18 @@ def test_precision_is_what_the_network_and_the_gpu_have() -> None:
     assert bare.layout is not None and bare.layout.precision == "fp8" and bare.layout.data == 8
 
 
+def test_a_release_in_fp8_is_said_to_be_taken_for_training() -> None:
+    def of(**more: Any) -> Question:
+        return question(asked(**{"config": "kimi-k2", "tokens": "1T"} | more), CATALOG)
+
+    assert of().precision == of().usual == "fp8" and "taken to be trained" in str(of().said)
+    plain = of(precision="bf16")
+    assert (plain.precision, plain.usual) == ("bf16", "fp8") and not plain.said
+    assert of(gpu="a100").usual == "bf16" and not of(gpu="a100").said
+    assert of(gpu="a100", precision="fp16").usual == "fp16"
+    assert of(layout="dp8 bf16", gpus=8).usual == "fp8"
+
+
 def test_released_in_fp8(tmp_path: Path) -> None:
     assert in_fp8("deepseek-v3") and not in_fp8("llama-3.1-8b") and not in_fp8("nowhere")
     quantized = LLAMA | {"quantization_config": {"quant_method": "fp8"}}
@@ -104,6 +117,39 @@ def test_the_users_prices_count(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ask(words, why=True, as_json=False)
     out = " ".join(capsys.readouterr().out.split())
     assert "$1.50 a GPU-hour" in out and "own.csv, line 2" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"config": "llama-3.2-1b", "tokens": "1B", "gpus": 8},
+        {"config": "llama-3.2-1b", "tokens": "1B", "gpus": 8, "compare": "h100,a100"},
+        {"budget": "2000", "gpus": 8},
+    ],
+)
+def test_why_has_its_answer_whatever_is_asked(
+    capsys: pytest.CaptureFixture[str], words: dict[str, Any]
+) -> None:
+    ask(asked(**words), why=True, as_json=False)
+    out = capsys.readouterr().out
+    for key in ("rent.h100-sxm", "gpu_mtbf", "matmul", "reach.h100-sxm", "practice.noise"):
+        assert key in out
+    ask(asked(**words), why=True, as_json=True)
+    made = json.loads(capsys.readouterr().out)
+    one = made[0] if isinstance(made, list) else made
+    assert any(line.startswith("reach.h100-sxm = 0.93 x") for line in one["sources"])
+    ask(asked(**words), why=False, as_json=True)
+    assert "sources" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["matmul", "Reach.H100-SXM", "practice.noise", "unfused.launch"])
+def test_constants_are_not_prices(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text(f"key,value,unit\nrent.h100,1.5,USD/h\n{key},0.5,fraction\n")
+    words = asked(config="llama-3.2-1b", tokens="1B", gpus=8, prices=(file,))
+    with pytest.raises(CostError, match=r"line 3: .* constant of speed_constants.csv.* --pace"):
+        ask(words, why=False, as_json=False)
+    assert not shipped().keys() & set(CATALOG.keys())
 
 
 def test_compare_leaves_out_what_has_no_answer(capsys: pytest.CaptureFixture[str]) -> None:

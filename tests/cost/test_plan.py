@@ -2,21 +2,26 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.catalog.load import Catalog, CostError, load
+from benthic.cost.catalog.load import Catalog, CostError, Figure, load
 from benthic.cost.network.read_shape import shape
-from benthic.cost.planner import plan_page, plan_tables
+from benthic.cost.page import digits
+from benthic.cost.planner import basis, plan_page, plan_tables
 from benthic.cost.planner.basis import Question, nodes
+from benthic.cost.planner.disclosed import disclosed
 from benthic.cost.planner.plan import Plan, plan
 from benthic.cost.planner.sizes import sizes
+from benthic.cost.step.calibrate import Constants
 from benthic.cost.step.layout import parse
+from benthic.cost.step.memory import DoesNotFit
 
 CATALOG = load()
 SPREADS = ("days", "gpu_hours", "dollars", "megawatt_hours", "energy_dollars", "pace", "mfu")
@@ -178,26 +183,86 @@ def test_a_measured_pace_takes_the_place_of_published_runs() -> None:
         plan(replace(SMALL, pace=1e7), CATALOG)
 
 
+ENERGY = {"megawatt_hours", "energy_dollars"}
+
+
 @pytest.mark.parametrize(
-    ("row", "moves"),
+    ("row", "moves", "times"),
     [
-        ("rent.h100-sxm,1.25,USD/h", {"dollars"}),
-        ("pue,1.4,x", {"megawatt_hours", "energy_dollars"}),
-        ("avg_power_fraction,0.5,fraction", {"megawatt_hours", "energy_dollars"}),
-        ("h100-sxm.server_watts,900,W", {"megawatt_hours", "energy_dollars"}),
-        ("electricity_price,0.3,USD/kWh", {"energy_dollars"}),
-        ("gpu_mtbf,1000,h", set(SPREADS)),
-        ("checkpoint_seconds,900,s", set(SPREADS)),
-        ("restart_seconds,30000,s", set(SPREADS)),
-        ("h100-sxm.bf16_flops,500,TFLOP/s", set(SPREADS)),
-        ("h100-sxm.bandwidth,1.5,TB/s", set(SPREADS)),
-        ("h100-sxm.scale_up,20,GB/s", set(SPREADS)),
+        ("rent.h100-sxm,1.25,USD/h", {"dollars"}, None),
+        ("pue,1.4,x", ENERGY, 1.4 / CATALOG.figure("pue").value),
+        (
+            "avg_power_fraction,0.5,fraction",
+            ENERGY,
+            0.5 / CATALOG.figure("avg_power_fraction").value,
+        ),
+        ("h100-sxm.server_watts,900,W", ENERGY, 900 / CATALOG.gpu("h100").server_watts),
+        ("electricity_price,0.3,USD/kWh", {"energy_dollars"}, None),
+        ("gpu_mtbf,1000,h", set(SPREADS), None),
+        ("checkpoint_seconds,900,s", set(SPREADS), None),
+        ("restart_seconds,30000,s", set(SPREADS), None),
+        ("h100-sxm.bf16_flops,500,TFLOP/s", set(SPREADS), None),
+        ("h100-sxm.bandwidth,1.5,TB/s", set(SPREADS), None),
+        ("h100-sxm.scale_up,20,GB/s", set(SPREADS), None),
     ],
 )
-def test_each_input_moves_what_depends_on_it(tmp_path: Path, row: str, moves: set[str]) -> None:
+def test_each_input_moves_what_depends_on_it_and_by_how_much(
+    tmp_path: Path, row: str, moves: set[str], times: float | None
+) -> None:
     before, after = planned(SMALL), plan(SMALL, own(tmp_path, row))
     changed = {name for name in SPREADS if getattr(before, name) != getattr(after, name)}
     assert changed == moves
+    if times:
+        for name in moves:
+            ratio = getattr(after, name).p50 / getattr(before, name).p50
+            assert ratio == pytest.approx(times, rel=0.06), name  # medians of products
+    if moves == {"dollars"}:
+        assert after.dollars.p50 == pytest.approx(1.25 * after.gpu_hours.p50)
+    if moves == {"energy_dollars"}:
+        assert after.energy_dollars.p50 == pytest.approx(300 * after.megawatt_hours.p50)
+    if moves == set(SPREADS):  # hours go as the clean ones, whatever of the user's own moves them
+        ratio = after.gpu_hours.p50 / before.gpu_hours.p50
+        clean = after.clean_hours / after.good.useful / (before.clean_hours / before.good.useful)
+        assert ratio > 1 and ratio == pytest.approx(clean)
+        for name in ("days", "dollars", "megawatt_hours", "energy_dollars"):
+            share = getattr(after, name).p50 / getattr(before, name).p50
+            assert share == pytest.approx(ratio, rel=1e-6), name
+        assert after.pace.p50 == pytest.approx(before.pace.p50 / ratio)
+        peaks = before.gpu.peak / after.gpu.peak
+        assert after.mfu.p50 == pytest.approx(before.mfu.p50 / ratio * peaks)
+
+
+@pytest.mark.parametrize("row", ["gpu_mtbf,1000,h", "restart_seconds,30000,s"])
+def test_failures_take_hours_as_goodput_says(tmp_path: Path, row: str) -> None:
+    wide = replace(SMALL, gpus=64, layout=parse("dp64"), batch=64 * 4096.0 * 4)
+    before, after = planned(wide), plan(wide, own(tmp_path, row))
+    assert after.clean_hours == before.clean_hours
+    lost = before.good.useful / after.good.useful
+    assert lost > 1.01
+    assert after.gpu_hours.p50 == pytest.approx(before.gpu_hours.p50 * lost)
+
+
+def test_a_layout_with_twice_the_clean_hours_costs_twice() -> None:
+    """What practice adds is asked of the planner's own layout, so it is the same for any other."""
+    quick = planned(replace(SMALL, layout=None, batch=2**19))
+    for text in ("tp8 recompute-full nosp", "pp8 acc2", "dp8 zero3 recompute-full"):
+        slow = planned(replace(SMALL, layout=parse(text), batch=2**19))
+        assert slow.practice.factor == pytest.approx(quick.practice.factor)
+        more = slow.clean_hours / quick.clean_hours
+        assert more > 1.02
+        for name in ("gpu_hours", "days", "dollars", "energy_dollars"):
+            ratio = getattr(slow, name).p50 / getattr(quick, name).p50
+            assert ratio == pytest.approx(more, rel=1e-6), name
+
+
+def test_fp8_saves_what_clean_steps_save() -> None:
+    """Another precision than the network's usual one is a layout of the user's own."""
+    bare = replace(V3, layout=None)
+    fp8, bf16 = (planned(replace(bare, precision=p, usual="fp8")) for p in ("fp8", "bf16"))  # type: ignore[arg-type]
+    more = bf16.clean_hours / fp8.clean_hours
+    assert more > 1.1
+    assert bf16.gpu_hours.p50 / fp8.gpu_hours.p50 == pytest.approx(more)
+    assert planned(replace(bare, usual=None)).gpu_hours == fp8.gpu_hours
 
 
 def test_network_cards_and_memory_count_too(tmp_path: Path) -> None:
@@ -216,7 +281,7 @@ def test_v3s_clean_step_is_near_its_180_thousand_hours_a_trillion_tokens() -> No
 
 @pytest.mark.parametrize("question", [SMALL, V3, replace(SMALL, tokens=None, budget=5e4)])
 def test_json_is_finite_and_comes_back_as_it_was(question: Question) -> None:
-    made = plan_page.to_dict(planned(question))
+    made = plan_page.to_dict(planned(question), CATALOG, why=True)
     assert json.loads(json.dumps(made, allow_nan=False)) == json.loads(json.dumps(made))
     assert made["gpu_hours"]["p50"] == planned(question).gpu_hours.p50
     parts = sum(part["value"] for part in made["step"]["parts"].values())
@@ -229,9 +294,90 @@ def test_the_page_says_what_the_plan_says() -> None:
     text = str(page)
     for word in ("as you gave it", "goodput", "rent.h800-sxm", "electricity_price", "not in it"):
         assert word in text
+    one = planned(V3)
+    low, high = (f"{end:.2f} s" for end in (one.step.total.low, one.step.total.high))
+    assert f"A clean step takes {low} to {high}" in text
+    assert f", x {digits(one.practice.factor, 2)}, by what real runs took" in text
+    assert "leave only" not in page.verdict
     table = page.sections[2].blocks[0]
     shares = [row[2] for row in table.rows[:-1]]  # type: ignore[union-attr]
     assert sum(float(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=5)
+
+
+def test_what_failures_take_is_said_where_it_is_much(tmp_path: Path) -> None:
+    catalog = own(tmp_path, "gpu_mtbf,5,h")
+    one = plan(SMALL, catalog)
+    assert one.good.useful < 0.8
+    lost = f"of 8 GPUs leave only {one.good.useful:.0%} of the hours to training"
+    assert lost in plan_page.story(one, catalog).verdict
+
+
+def test_why_names_every_figure_that_the_plan_took(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    catalog, took = own(tmp_path, "rent.v100,1,USD/h"), set()
+    shipped = Catalog._rows
+
+    def rows(self: Catalog, key: str) -> list[Figure]:
+        found = shipped(self, key)
+        took.update(row.key for row in found)
+        return found
+
+    monkeypatch.setattr(Catalog, "_rows", rows)
+    card = replace(SMALL, gpu="v100", layout=parse("dp8 zero1 fp16"), precision="fp16")
+    one = plan(card, catalog)
+    text = str(plan_page.sources([one], catalog))
+    assert len(took) > 12
+    assert [key for key in took - {"v100-sxm2-32gb.tdp"} if f"'{key}'" not in text] == []
+    for name in (*(field.name for field in fields(Constants)), "reach.v100-sxm2-32gb"):
+        assert f"'{name}'" in text
+    assert "'practice.carried'" in text and "own.csv, line 2" in text
+    for run, _ in one.practice.leans_on:
+        assert f"run.{'-'.join(run.split())}" in text
+
+
+def test_multipliers_of_research_are_the_catalogs(tmp_path: Path) -> None:
+    assert "5.6 times the final runs' for Olmo 3, 1.5 for" in str(
+        plan_page.left_out(planned(SMALL), CATALOG)
+    )
+    mine = own(tmp_path, "rd_multiplier.olmo-3,7,x")
+    assert "7.0 times the final runs' for Olmo 3" in str(plan_page.left_out(planned(SMALL), mine))
+
+
+def test_what_was_disclosed_of_the_same_run_stands_beside_the_plan() -> None:
+    """DeepSeek-V3: 2.664M H800-hours for 14.8T tokens."""
+    half = planned(replace(V3, tokens=7.4e12))
+    (found,) = disclosed(half, CATALOG)
+    assert found.run == "DeepSeek-V3" and found.hours == pytest.approx(1.332e6)
+    off = round(100 * (half.gpu_hours.p50 / 1.332e6 - 1))
+    assert (
+        f"1.33M (DeepSeek-V3, of 14.8T tokens in proportion); the planned P50 is {off:+d}%"
+        in str(plan_page.story(half, CATALOG))
+    )
+    assert disclosed(planned(replace(V3, gpu="h100")), CATALOG) == []
+    assert disclosed(planned(SMALL), CATALOG) == []
+    assert "disclosed" not in str(plan_page.story(planned(SMALL), CATALOG))
+
+
+def test_only_what_does_not_fit_is_tried_on_more_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(SMALL, gpus=None, layout=None)
+    tried: list[int] = []
+
+    def failing(error: CostError) -> Any:
+        def instead(_: Question, __: Catalog, gpus: int) -> Any:
+            tried.append(gpus)
+            raise error
+
+        return instead
+
+    monkeypatch.setattr(basis, "basis", failing(CostError("a slip")))
+    with pytest.raises(CostError, match="a slip"):
+        basis.held(asked, CATALOG, 8)
+    assert tried == [8]
+    monkeypatch.setattr(basis, "basis", failing(DoesNotFit("too large")))
+    with pytest.raises(CostError, match="no number of H100-SXM"):
+        basis.held(asked, CATALOG, 8)
+    assert tried[1:4] == [8, 16, 32] and tried[-1] == basis.MOST_GPUS
 
 
 @pytest.mark.parametrize(
@@ -253,12 +399,15 @@ def test_dollars_are_rounded_as_sure_as_they_are(amount: float, text: str) -> No
 def test_compared_puts_the_cheapest_or_the_longest_first() -> None:
     bare = replace(SMALL, layout=None, batch=2**19)
     plans = [plan(replace(bare, gpu=name), CATALOG) for name in ("h100", "a100")]
-    rows = plan_tables.compared(plans, [("T4", "why not")]).sections[0].blocks[0].rows  # type: ignore[union-attr]
+    page = plan_tables.compared(plans, CATALOG, [("T4", "why not")], why=True)
+    rows = page.sections[0].blocks[0].rows  # type: ignore[union-attr]
+    for key in ("reach.a100", "reach.h100", "rent.a100", "h100-sxm.bandwidth", "practice.noise"):
+        assert key in str(page.sections[-1])
     cheapest = min(plans, key=lambda p: p.dollars.p50)
     assert rows[0][0] == cheapest.gpu.name
     bought = replace(bare, tokens=None, budget=1e4)
     plans = [plan(replace(bought, gpu=name), CATALOG) for name in ("h100", "a100")]
-    verdict = plan_tables.compared(plans).verdict
+    verdict = plan_tables.compared(plans, CATALOG).verdict
     assert f"longest on {max(plans, key=lambda p: p.tokens).gpu.name}" in verdict
 
 
@@ -270,7 +419,9 @@ def test_a_budget_alone_finds_the_largest_network() -> None:
     for size in found:
         assert size.plan.dollars.p50 == pytest.approx(2e4, rel=0.03)
         assert size.plan.tokens == pytest.approx(size.ratio * size.parameters)
-    verdict = plan_tables.largest(found, asked).verdict
+    page = plan_tables.largest(found, asked, CATALOG, why=True)
+    verdict = page.verdict
+    assert "rent.h100-sxm" in str(page.sections[-1]) and "matmul" in str(page.sections[-1])
     assert verdict.startswith("$20,000 trains") and "with" in verdict
 
 

@@ -118,12 +118,6 @@ def test_parts_of_a_forward_add_up(shape: Shape, context: int) -> None:
         whole / context
     )
     assert all(parts[part] <= count for part, count in full_parts(full, context).items())
-    back = flops.backward_parts(shape, context=context)
-    assert sum(back.values()) == pytest.approx(2 * sum(parts.values()))
-    again = flops.recomputed_parts(shape, context=context, recompute="full")
-    heads = (1 + shape.mtp) * parts["head"]
-    assert sum(again.values()) == pytest.approx(sum(parts.values()) - heads)
-    assert again.keys() == parts.keys()
 
 
 def full_parts(shape: Shape, context: int) -> dict[str, float]:
@@ -138,16 +132,6 @@ def test_v3_forward_by_part() -> None:
     assert parts["experts"] == 2 * 58 * 8 * 44_040_192
     with_mtp = flops.forward_parts(V3, context=4096)
     assert 3 * with_mtp["mtp"] == pytest.approx(10.2e9, abs=0.05e9)
-
-
-def test_v3_selective_recomputation_is_the_up_projections() -> None:
-    """q_b and kv_b, of 61 layers and of the prediction block."""
-    again = flops.recomputed_parts(V3, context=4096, recompute="selective")
-    up = 1536 * 128 * 192 + 512 * 128 * 256
-    assert sum(again.values()) == 2 * 62 * up
-    scores = flops.recomputed_parts(GPT, context=32, recompute="selective", flash=False)
-    assert sum(scores.values()) == 4 * 2 * 4 * 2 * 16 * 33 / 2
-    assert not any(flops.recomputed_parts(GPT, context=32, recompute="selective").values())
 
 
 @given(st.integers(1, 50), st.integers(0, 60))
@@ -182,17 +166,6 @@ def test_cache() -> None:
     assert flops.cache_bytes(windowed, context=5) == per_layer * 4 * 5
 
 
-def test_weights_read_in_decoding() -> None:
-    """One token meets the active parameters and a row; many tokens meet all experts."""
-    counts = parameters(V3)
-    alone = counts["active"] - counts["embedding"] + 7168
-    assert flops.weight_bytes_read(V3, bytes_per=1) == pytest.approx(alone)
-    two = flops.weight_bytes_read(V3, batch=2, bytes_per=1)
-    assert two - alone - 7168 == pytest.approx(58 * 44_040_192 * 8 * (1 - 8 / 256))
-    many = flops.weight_bytes_read(V3, batch=4096, bytes_per=1)
-    assert many == pytest.approx(counts["total"] - counts["embedding"] + 4096 * 7168)
-
-
 def test_activations_of_2205_05198() -> None:
     """34 s b h + 5 a s^2 b bytes a layer; selective: 34 s b h; full: 2 s b h."""
     for context in (16, 1024):
@@ -216,6 +189,7 @@ def test_activations_of_v3_by_hand() -> None:
     assert lean["stream"] == 2 * 2 * 7168
     assert lean["attention"] == 2 * (1536 + 512 + 64 + 128 * 128) + 4 * 128
     assert lean["experts"] == 2 * 8 * 2 * 2048
+    assert lean["dispatch"] == 2 * 8 * 7168 + 4 * (256 + 16)  # in alone, weighed between products
 
 
 @given(shapes(), st.booleans(), st.booleans())

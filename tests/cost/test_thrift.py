@@ -134,6 +134,47 @@ def test_what_ideas_do_to_bytes_and_flops() -> None:
     assert max(totals) == pytest.approx(min(totals), rel=0.02)
 
 
+def test_what_ideas_cost_is_said_in_figures() -> None:
+    found = stages("deepseek-v3", "h800", 2048)
+    before = dict(zip([stage.idea for stage in found[1:]], found, strict=False))
+    said = {stage.idea: stage.overhead for stage in found}
+    plan = {stage.idea: stage.plan for stage in found}
+
+    def of(idea: str, part: str) -> float:
+        return plan[idea].step.parts[part].value / plan[idea].step.total.value
+
+    assert said[found[0].idea] == ""
+    assert "heads of 192" in said[LATENTS]
+    plain = before[LATENTS].shape
+    scores = 128 * (2 * 512 + 64) / (plain.heads * 2 * plain.head_dim)
+    scores *= found[1].shape.heads / 128 * found[1].shape.layers / plain.layers
+    assert f"take {scores:.2g} times the FLOPs" in said[LATENTS]
+    assert f"all-to-all {of(EXPERTS, 'expert'):.0%}" in said[EXPERTS]
+    held = parameters(V3)["total"] / parameters(found[1].shape)["total"]
+    assert f"{held:.2g} times the parameters" in said[EXPERTS]
+    casts, none = of(FP8, "memory"), of(EXPERTS, "memory")
+    assert casts > none and f"{casts:.0%} of the training step, {none:.0%} before" in said[FP8]
+    more = found[-1].flops / before[MTP].flops - 1
+    assert f"{more / (1 + more):.1%} of training's FLOPs, 11.6B parameters" in said[MTP]
+
+
+def test_each_line_takes_the_practice_of_the_whole_network() -> None:
+    found = stages("deepseek-v3", "h800", 2048)
+    factor = found[-1].plan.practice.factor
+    for stage in found:
+        clean = stage.plan.clean_hours / stage.plan.good.useful
+        assert stage.hours == pytest.approx(factor * clean)
+    assert found[-1].plan.gpu_hours.p50 == pytest.approx(found[-1].hours, rel=0.01)
+
+
+def test_why_names_rent_and_constants() -> None:
+    found = stages("mixtral", "h100", 64)
+    story = thrift_page.Story(mixtral(), found, "quality", 1e9, 4989, SPEED)
+    last = thrift_page.page(story, CATALOG, why=True).sections[-1]
+    for key in ("rent.h100-sxm", "h100-sxm.bandwidth", "expert_hidden", "reach.h100-sxm"):
+        assert key in str(last)
+
+
 def test_no_replica_is_readable_and_no_json_holds_infinity() -> None:
     found = waterfall(mixtral(), CATALOG.gpu("h100"), CATALOG, tokens=1e12, gpus=64, speed=9999.0)
     assert not found[0].served.gpus and math.isinf(found[0].price)

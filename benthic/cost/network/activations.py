@@ -5,16 +5,20 @@ norm's output (the products' input); queries, keys, values and attention's outpu
 the gate and their product. Latent attention adds each latent before and after its norm; experts
 add a token's copies, one each way and chosen expert, and the routers' scores in fp32.
 `selective` keeps no norm's output, no product of a gate and no keys, values or queries that come
-from latents (V3 section 3.2.3); `full` keeps a layer's input alone, and computes one layer at a
-time with all that `none` keeps.
+from latents (V3 section 3.2.3), and of a token's copies those on the way in alone, as Megatron-Core
+does, which weighs between the products; `full` keeps a layer's input alone, and computes one layer
+at a time with all that `none` keeps.
 
 `flash=False` is Megatron as it was in arXiv:2205.05198: scores, softmax and dropout's masks are
 kept, 34 s b h + 5 a s^2 b bytes a layer, and `selective` gives up the scores alone.
 `fused=False` is plain PyTorch: norms that compute in fp32, and the gate's activation apart.
 """
 
-from benthic.cost.network.flops import Recompute
+from typing import Literal
+
 from benthic.cost.network.shape import Shape
+
+Recompute = Literal["none", "selective", "full"]
 
 
 def activation_bytes(
@@ -51,8 +55,9 @@ def activation_bytes(
     feeds = {"dense": {"mlp": gate * shape.ffn}}
     if shape.experts:
         chosen = shape.experts_per_token  # a copy goes to each, and what comes out is weighed
+        copies = 1 if recompute == "selective" else 2
         feeds["sparse"] = {
-            "dispatch": 2 * bytes_per * chosen * hidden + 4.0 * (shape.experts + 2 * chosen),
+            "dispatch": copies * bytes_per * chosen * hidden + 4.0 * (shape.experts + 2 * chosen),
             "experts": gate * chosen * shape.expert_ffn,
             "shared_experts": gate * shape.shared_experts * shape.expert_ffn,
         }

@@ -1,9 +1,9 @@
 """The one place that counts: parameters, FLOPs, cache and traffic of a Shape or a ModelConfig.
 
 A FLOP is half a multiply-add of a matrix product. Element-wise work (norms, softmax, rotary, SiLU,
-top-k, the optimizer) and the embedding look-up are left out, and so is recomputation unless it is
-asked for: the figure is what the model needs, not what a kernel happens to spend. Attention counts
-only pairs of a query and a key it may see, so a kernel that fills the whole square does more.
+top-k, the optimizer) and the embedding look-up are left out, and so is recomputation: the figure is
+what the model needs, not what a kernel happens to spend. Attention counts only pairs of a query and
+a key it may see, so a kernel that fills the whole square does more.
 
 Every count is linear in two numbers: tokens, and query-key pairs. `causal_pairs` gives the second:
   n sequences of T in training    tokens = n * T, pairs = n * causal_pairs(T)
@@ -16,12 +16,9 @@ Sliding windows are heeded where a context is given instead. What backward keeps
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 from benthic.cost.network.shape import Shape, shape_of
 from benthic.model.config import ModelConfig
-
-Recompute = Literal["none", "selective", "full"]
 
 
 def parameters(config: ModelConfig | Shape) -> dict[str, int]:
@@ -134,39 +131,18 @@ def decode_parts(config: ModelConfig | Shape, *, context: int) -> dict[str, int]
     return _parts(shape, 1, context, inside, absorbed=True)
 
 
-def backward_parts(config: ModelConfig | Shape, *, context: int) -> dict[str, float]:
-    """FLOPs a token of the backward pass, by part: twice the forward, a product's two gradients."""
-    return {part: 2 * count for part, count in forward_parts(config, context=context).items()}
-
-
-def recomputed_parts(
-    config: ModelConfig | Shape, *, context: int, recompute: Recompute, flash: bool = True
-) -> dict[str, float]:
-    """FLOPs a token that backward spends on what forward had computed and not kept, by part.
-
-    `full`: all blocks again, heads not. `selective`: the latents' up-projections (V3 section
-    3.2.3), which is nothing elsewhere; without `flash` scores and weighted values instead
-    (arXiv:2205.05198). A flash kernel's own second look at the scores is the kernel's affair.
-    """
-    shape, parts = shape_of(config), forward_parts(config, context=context)
-    share = dict.fromkeys(parts, 0.0)
-    if recompute == "full":
-        share = parts | {"head": 0.0}
-        if shape.mtp:
-            share["mtp"] = parts["mtp"] - shape.mtp * parts["head"]
-    elif recompute == "selective" and not flash:
-        share["attention_scores"] = parts["attention_scores"]
-    elif recompute == "selective":
-        share["attention_projections"] = 2.0 * shape.layers * _matrices(shape).up
-        if shape.mtp:
-            share["mtp"] = 2.0 * shape.mtp * _matrices(shape).up
-    return share
-
-
 def cache_elements_per_token(config: ModelConfig | Shape) -> int:
     """Elements that one token leaves in the main model's cache: layers * (L + R), or both heads."""
     shape = shape_of(config)
-    return shape.layers * _cache_width(shape)
+    return shape.layers * cache_width(shape)
+
+
+def cache_width(shape: Shape) -> int:
+    """Elements of a token's keys and values in one layer: the latent and its rotated key, or both
+    heads."""
+    if shape.latent:
+        return shape.kv_rank + shape.rope_dim
+    return shape.kv_heads * (shape.head_dim + shape.value_dim)
 
 
 def cache_bytes(config: ModelConfig | Shape, *, context: int, bytes_per: float = 2.0) -> float:
@@ -175,22 +151,7 @@ def cache_bytes(config: ModelConfig | Shape, *, context: int, bytes_per: float =
     shape = shape_of(config)
     inside = min(context, shape.window) if shape.window else context
     full = (shape.layers - shape.windowed_layers) * context
-    return bytes_per * _cache_width(shape) * (full + shape.windowed_layers * inside)
-
-
-def weight_bytes_read(
-    config: ModelConfig | Shape, *, batch: int = 1, bytes_per: float = 2.0
-) -> float:
-    """Bytes of weights that one decoding step of `batch` tokens reads: every matrix once, of the
-    experts those that somebody chose, in expectation if each token chooses evenly, and one row of
-    the embedding for each token."""
-    shape, counts = shape_of(config), parameters(config)
-    read = float(counts["total"] - counts["experts"] - counts["embedding"])
-    read += counts["embedding"] if shape.tied else batch * shape.hidden
-    if shape.experts:
-        missed: float = (1 - shape.experts_per_token / shape.experts) ** batch
-        read += counts["experts"] * (1 - missed)
-    return bytes_per * read
+    return bytes_per * cache_width(shape) * (full + shape.windowed_layers * inside)
 
 
 @dataclass(frozen=True)
@@ -198,8 +159,6 @@ class _Matrices:
     """Elements of the matrices, and so multiply-adds a token: of a layer, of an expert."""
 
     attention: int
-    up: int
-    """of `attention`, those from the latents to the heads"""
     mlp: int
     expert: int
     router: int
@@ -222,7 +181,6 @@ def _matrices(shape: Shape) -> _Matrices:
     per_mlp = 2 + shape.gated
     return _Matrices(
         attention=down + up + values * hidden,
-        up=up,
         mlp=per_mlp * hidden * shape.ffn,
         expert=per_mlp * hidden * shape.expert_ffn,
         router=shape.experts * hidden,
@@ -257,9 +215,3 @@ def _parts(
         block = 2 * shape.hidden * shape.hidden + matrices.attention + feed + head
         counts["mtp"] = shape.mtp * (tokens * block + pairs * per_pair)
     return {part: 2 * count for part, count in counts.items()}
-
-
-def _cache_width(shape: Shape) -> int:
-    if shape.latent:
-        return shape.kv_rank + shape.rope_dim
-    return shape.kv_heads * (shape.head_dim + shape.value_dim)

@@ -12,8 +12,9 @@ from benthic.cost.network import units
 from benthic.cost.network.read_shape import shape
 from benthic.cost.network.shape import Shape
 from benthic.cost.network.widths import from_numbers
-from benthic.cost.planner.basis import Question
+from benthic.cost.planner.basis import RELEASED, Question
 from benthic.cost.planner.plan import Plan, plan
+from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Layout, Precision, parse
 from benthic.hub.config import preset, presets
 from benthic.hub.files import CONFIG_LIMIT, read_json
@@ -49,15 +50,16 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
     from benthic.cost import page
     from benthic.cost.planner import plan_page, plan_tables
 
+    refuse(asked.prices)
     catalog = load(asked.prices)
     _check(asked)
     if asked.compare:
         plans, failed = _elsewhere(asked, catalog)
         if as_json:
             refused = [{"gpu": name, "error": text} for name, text in failed]
-            _dump([*(plan_page.to_dict(one) for one in plans), *refused])
+            _dump([*(plan_page.to_dict(one, catalog, why=why) for one in plans), *refused])
         else:
-            page.print_page(plan_tables.compared(plans, failed))
+            page.print_page(plan_tables.compared(plans, catalog, failed, why=why))
         return 0
     if not asked.config and not asked.numbers:
         from benthic.cost.planner.sizes import sizes
@@ -65,13 +67,14 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
         asks = question(asked, catalog)
         found = sizes(asks, catalog)
         if as_json:
-            _dump([{"ratio": s.ratio, "for": s.about} | plan_page.to_dict(s.plan) for s in found])
+            data = [plan_page.to_dict(size.plan, catalog, why=why) for size in found]
+            _dump([{"ratio": s.ratio, "for": s.about} | d for s, d in zip(found, data)])
         else:
-            page.print_page(plan_tables.largest(found, asks))
+            page.print_page(plan_tables.largest(found, asks, catalog, why=why))
         return 0
     one = plan(question(asked, catalog), catalog)
     if as_json:
-        _dump(plan_page.to_dict(one))
+        _dump(plan_page.to_dict(one, catalog, why=why))
     else:
         page.print_page(plan_page.story(one, catalog, why=why))
     return 0
@@ -131,7 +134,10 @@ def question(asked: Asked, catalog: Catalog) -> Question:
     layout = _layout(asked)
     check_gpus(asked.gpus)
     check_seq(asked.seq)
-    precision = _precision(asked, gpu, released)
+    named, usual = _precision(asked, gpu), _usual(gpu, released)
+    precision = named or usual
+    if not named and usual == "fp8":
+        said = (*said, RELEASED)
     if layout is not None:
         layout = replace(layout, precision=precision)
     return Question(
@@ -143,6 +149,7 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         budget=_budget(asked.budget) if asked.budget else None,
         seq=asked.seq,
         precision=precision,
+        usual="fp16" if precision == "fp16" else usual,  # in which published runs took longer
         layout=layout,
         batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
         rent=rent_of(asked.rent),
@@ -222,8 +229,8 @@ def in_fp8(source: str) -> bool:
     return "fp8" in str(read_json(file, limit=CONFIG_LIMIT).get("quantization_config"))
 
 
-def _precision(asked: Asked, gpu: Gpu, released: bool) -> Precision:
-    """The one that is named, by flag or in the layout, if the GPU has it."""
+def _precision(asked: Asked, gpu: Gpu) -> Precision | None:
+    """The one that is named, by flag or in the layout, if the GPU has it; None: none is."""
     words = re.split(r"[\s,]+", asked.layout.strip().lower())
     in_layout = next((word for word in words if word in get_args(Precision)), "")
     flag = "" if asked.precision == "auto" else asked.precision
@@ -234,8 +241,10 @@ def _precision(asked: Asked, gpu: Gpu, released: bool) -> Precision:
         raise CostError(f"{gpu.name} has no fp8: plan with --precision {_sixteen(gpu)}")
     if named == "bf16" and not gpu.has_bf16:
         raise CostError(f"{gpu.name} has no bf16: plan with --precision fp16")
-    if named:
-        return named  # type: ignore[return-value]
+    return named or None  # type: ignore[return-value]
+
+
+def _usual(gpu: Gpu, released: bool) -> Precision:
     return "fp8" if released and gpu.fp8_flops else _sixteen(gpu)
 
 

@@ -2,8 +2,9 @@
 
 `basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
 number does not hold the network, and `held` takes more until it does. What real runs lose against
-clean ones is asked once, of the planner's own layout on the catalog's GPUs with the catalog's
-failures: a layout, a failure rate or a GPU of the user's own moves the hours as its clean hours.
+clean ones is asked once, of the planner's own layout in the network's usual precision, on the
+catalog's GPU with the catalog's failures: a layout, a precision, a failure rate or figures of the
+GPU that are the user's own move the hours as they move the clean ones.
 """
 
 from dataclasses import dataclass, replace
@@ -16,14 +17,17 @@ from benthic.cost.network.shape import Shape
 from benthic.cost.planner.choose import Choice, fastest, usual_batch
 from benthic.cost.planner.practice import Practice, Traits, real_hours, usual_date
 from benthic.cost.step.calibrate import Constants, load_constants
-from benthic.cost.step.goodput import Goodput, goodput
+from benthic.cost.step.goodput import Goodput, usual_goodput
 from benthic.cost.step.layout import Layout, Precision
-from benthic.cost.step.memory import Fit, fits, memory, nearest_fit, usable
+from benthic.cost.step.memory import DoesNotFit, Fit, fits, memory, nearest_fit, usable
 from benthic.cost.step.speed import Step, forward_flops_per_token, seconds, step_time
 
 MEASURED = 1.1  # P90 over P50 of a run whose rate was measured: an assumption
-FAILURES = ("gpu_mtbf", "checkpoint_seconds", "restart_seconds")
 MOST_GPUS = 1 << 18
+RELEASED = (
+    "released in fp8, so taken to be trained in it, as DeepSeek-V3 was; others, like Kimi K2, were "
+    "trained in bf16 (--precision bf16)"
+)
 _FEW_STEPS = 100
 _STATE = 12.0  # bytes a parameter of AdamW's moments and master copy, sharded over all GPUs
 
@@ -41,6 +45,8 @@ class Question:
     """US dollars of rent"""
     seq: int | None = None
     precision: Precision = "bf16"
+    usual: Precision | None = None
+    """what such a network is trained in, where `precision` is another choice; None: `precision`"""
     layout: Layout | None = None
     batch: float | None = None
     """tokens a step"""
@@ -70,7 +76,7 @@ class Basis:
 
 
 def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
-    """The run of `question.tokens` on so many GPUs; CostError where no layout of it fits."""
+    """The run of `question.tokens` on so many GPUs; DoesNotFit where no layout of it fits."""
     gpu = catalog.gpu(question.gpu)
     shape, notes = question.shape, list[str]()
     seq, tokens = question.seq or 4096, question.tokens or 1e12
@@ -85,7 +91,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, usual at this size (--batch-tokens)")
     if tokens < _FEW_STEPS * step.tokens:
         notes.append(f"{max(1, round(tokens / step.tokens))} steps only: --batch-tokens sets more")
-    good = _good(catalog, gpus)
+    good = usual_goodput(catalog, gpus)
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
     if question.pace is not None:
@@ -96,8 +102,8 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         )
         hours = Practice(middle / MEASURED, middle, middle * MEASURED, middle / clean, [])
     else:
-        usual = _usual(shape, choice, gpu.name, gpus, seq, batch)
-        hours = usual.of(clean)
+        precision = question.usual or question.precision
+        hours = _usual(shape, choice, gpu.name, gpus, seq, batch, precision).of(clean)
     return Basis(
         gpu=gpu,
         gpus=gpus,
@@ -111,22 +117,19 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     )
 
 
-def _good(catalog: Catalog, gpus: int) -> Goodput:
-    mtbf, checkpoint, restart = (catalog.figure(key).si for key in FAILURES)
-    return goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart)
-
-
-def _usual(shape: Shape, chosen: Choice, name: str, gpus: int, seq: int, batch: int) -> Practice:
-    """What real runs take, of a trillion tokens in the planner's own layout at the precision of
-    `chosen`, or in `chosen` where there is none."""
+def _usual(
+    shape: Shape, chosen: Choice, name: str, gpus: int, seq: int, batch: int, precision: Precision
+) -> Practice:
+    """What real runs take, of a trillion tokens in the planner's own layout at `precision`, or in
+    `chosen` where there is none: on a user's own GPU, or at a batch, that only `chosen` divides."""
     catalog = _shipped()
-    gpu, precision, tokens = catalog.gpu(name), chosen.layout.precision, 1e12
+    gpu, tokens = catalog.gpu(name), 1e12
     try:
         choice = _fastest(shape, gpu, gpus, seq, batch, precision)
     except CostError:
         choice = chosen
     took = sum(seconds(shape, choice.layout, gpu, seq, load_constants()).values())
-    useful = _good(catalog, min(gpus, MOST_GPUS)).useful
+    useful = usual_goodput(catalog, min(gpus, MOST_GPUS)).useful
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     return real_hours(
         Traits(
@@ -212,7 +215,8 @@ def fixed(question: Question, catalog: Catalog) -> Basis:
             raise
         if near.layout:
             raise CostError(f"{error}; {near.sentence}") from None
-        raise CostError(f"{near.sentence}: set --count, or take a GPU with more memory") from None
+        text = f"{near.sentence}: set --count, or take a GPU with more memory"
+        raise DoesNotFit(text) from None
 
 
 def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
@@ -233,16 +237,19 @@ def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
 def held(question: Question, catalog: Catalog, gpus: int) -> Basis:
     """On so many GPUs, or on as many more as it takes to hold the network."""
     gpu = catalog.gpu(question.gpu)
-    if question.layout is None:
-        least = _STATE * parameters(question.shape)["total_with_mtp"] / usable(gpu)
-        gpus = max(gpus, nodes(least, gpu))
+    if question.layout is not None:
+        return basis(question, catalog, gpus)
+    least = _STATE * parameters(question.shape)["total_with_mtp"] / usable(gpu)
+    first = gpus = max(gpus, nodes(least, gpu))
     while gpus <= MOST_GPUS:
         try:
             return basis(question, catalog, gpus)
-        except CostError:
-            if question.layout is not None:
-                raise
+        except DoesNotFit:
             gpus = nodes(2 * gpus, gpu)
+        except CostError:
+            if gpus == first:
+                raise
+            break
     raise CostError(
         f"no number of {gpu.name} up to {MOST_GPUS:,} holds {question.shape.name} and shares the "
         "batch: take a GPU with more memory, or raise --batch-tokens"

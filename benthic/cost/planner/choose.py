@@ -8,18 +8,17 @@ size.
 from dataclasses import dataclass, replace
 from math import log2
 
-from benthic.cost.catalog.load import CostError, Gpu
+from benthic.cost.catalog.load import Catalog, CostError, Gpu
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
-from benthic.cost.step.calibrate import Constants, load_constants
-from benthic.cost.step.goodput import goodput
+from benthic.cost.step.calibrate import load_constants
+from benthic.cost.step.goodput import usual_goodput
 from benthic.cost.step.layout import Layout, Precision, candidates
-from benthic.cost.step.memory import Memory, memory, usable
+from benthic.cost.step.memory import DoesNotFit, Memory, memory, usable
 from benthic.cost.step.speed import forward_flops_per_token, seconds
 
 USUAL_DAYS = 40  # an assumption: published runs took 10 to 90
 MOST_GPUS = 16384
-MTBF = 50_676 * 3600.0  # seconds of one GPU, Llama 3.1 (arXiv:2407.21783)
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,12 @@ def fastest(
     *,
     batch: int = 0,
     precision: Precision = "bf16",
-    constants: Constants | None = None,
 ) -> Choice:
     """The fastest layout on `gpus` GPUs for steps of about `batch` tokens (0: `usual_batch`).
 
-    Raises CostError where no layout divides the batch, or none fits.
+    Raises CostError where no layout divides the batch, DoesNotFit where none fits.
     """
-    chosen = constants or load_constants()
+    constants = load_constants()
     sequences = max(1, (batch or usual_batch(shape, gpus)) // seq)
     timed: list[tuple[float, float, Layout]] = []
     for one in candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision):
@@ -55,7 +53,7 @@ def fastest(
         if micro < 1:
             continue
         layout = replace(one, micro_batches=round(micro))
-        step = sum(seconds(shape, layout, gpu, seq, chosen).values())
+        step = sum(seconds(shape, layout, gpu, seq, constants).values())
         timed.append((step / layout.batch, step, layout))
     if not timed:
         raise CostError(
@@ -67,7 +65,7 @@ def fastest(
         held = memory(shape, layout, seq)
         if held.total <= usable(gpu):
             return Choice(layout, step, held, len(timed), rank)
-    raise CostError(
+    raise DoesNotFit(
         f"{shape.name} fits {gpus} {gpu.name} in no layout with {sequences} sequences a step: use "
         "more GPUs or GPUs with more memory"
     )
@@ -101,30 +99,27 @@ def clean_run(
     gpu: Gpu,
     tokens: float,
     seq: int,
+    catalog: Catalog,
     *,
     gpus: int = 0,
     batch: int = 0,
     precision: Precision = "bf16",
-    constants: Constants | None = None,
-    gpu_mtbf: float = MTBF,
 ) -> CleanRun:
-    """Hours of `tokens` on the fastest layout; `gpus` 0: as many as finish in USUAL_DAYS, doubled
-    until the model fits. `gpu_mtbf` is in seconds. Raises CostError as `fastest` does."""
+    """Hours of `tokens` on the fastest layout, with the catalog's failures; `gpus` 0: as many as
+    finish in USUAL_DAYS, doubled until the model fits. Raises CostError as `fastest` does."""
     if not tokens > 0:
         raise CostError(f"a run of {tokens!r} tokens costs nothing: give a number above zero")
     ideal = 3 * forward_flops_per_token(shape, seq) * tokens / gpu.peak / 3600
     count = gpus or usual_gpus(ideal)
     while True:
         try:
-            chosen = fastest(
-                shape, gpu, count, seq, batch=batch, precision=precision, constants=constants
-            )
+            chosen = fastest(shape, gpu, count, seq, batch=batch, precision=precision)
             break
-        except CostError:
+        except DoesNotFit:
             if gpus or count >= MOST_GPUS:
                 raise
             count *= 2
-    useful = goodput(count, gpu_mtbf).useful
+    useful = usual_goodput(catalog, count).useful
     hours = chosen.seconds * tokens / (chosen.layout.batch * seq) * count / 3600 / useful
     return CleanRun(chosen, count, parameters(shape)["active"], useful, ideal, hours)
 

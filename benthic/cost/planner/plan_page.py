@@ -2,6 +2,7 @@
 
 Several plans beside each other are `plan_tables`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,22 +20,21 @@ from benthic.cost.page import (
     money,
     share,
 )
-from benthic.cost.planner.basis import FAILURES, Question
+from benthic.cost.planner.basis import Question
+from benthic.cost.planner.disclosed import disclosed
 from benthic.cost.planner.plan import POWER, TARIFF, Plan
 from benthic.cost.spread import Spread
+from benthic.cost.step import calibrate
+from benthic.cost.step.goodput import FAILURES
 from benthic.cost.step.memory import usable
 from benthic.cost.step.speed import CLASSES
 
 _SPECIFIED = (
-    *("bf16_flops", "fp8_flops", "memory", "bandwidth"),
-    *("scale_up", "scale_out", "server_watts"),
+    *("bf16_flops", "fp16_flops", "fp8_flops", "memory", "bandwidth"),
+    *("scale_up", "scale_out", "per_node", "server_watts"),
 )
+_PROGRAMMES = ("rd_multiplier", "rd_multiplier.olmo-3", "rd_multiplier.olmo-2")
 _ENOUGH = 0.8  # goodput, below which the verdict says so
-_NOT_IN = (
-    "Research, failed runs, data and people: development took 5.6 times the final run's compute "
-    "for Olmo 3, 1.5 for the OLMo series, 3 to 10 at larger laboratories. 'benthic cost deepseek' "
-    "shows what that makes of a headline."
-)
 
 
 def count(number: float) -> str:
@@ -65,9 +65,9 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         f"{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
         f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_lost(plan)}"
     )
-    sections = [_figures(plan), _layout(plan), _hours(plan), left_out(plan)]
+    sections = [_figures(plan), _layout(plan), _hours(plan, catalog), left_out(plan, catalog)]
     if why:
-        sections.append(_sources(plan, catalog))
+        sections.append(sources([plan], catalog))
     return Page(
         title=f"Plan: {name}",
         verdict=verdict,
@@ -189,7 +189,7 @@ def _layout(plan: Plan) -> Section:
     )
 
 
-def _hours(plan: Plan) -> Section:
+def _hours(plan: Plan, catalog: Catalog) -> Section:
     """Where the hours go: the clean step by class, then what comes on top."""
     step, clean = plan.step, plan.step.total.value
     parts = sorted(
@@ -219,6 +219,7 @@ def _hours(plan: Plan) -> Section:
         f"{time(plan.good.interval / 86400)} and restarts (goodput {useful:.1%}); "
         f"{count(plan.practice.p50)}, x {digits(plan.practice.factor, 2)}, by {real}."
     )
+    said = _disclosed(plan, catalog)
     return Section(
         title="Where the hours go",
         blocks=[
@@ -231,30 +232,63 @@ def _hours(plan: Plan) -> Section:
                 f"{_seconds(step.total.high, clean)}, as what machines reach has a range.",
             ),
             Prose(text=text),
+            *([Points(items=said)] if said else []),
         ],
     )
 
 
-def left_out(plan: Plan) -> Section:
-    said = plan.question.said
-    items = [("network", note) for note in said]
+def _disclosed(plan: Plan, catalog: Catalog) -> list[tuple[str, str]]:
+    """What was disclosed of the same network on the same GPU."""
+    items = []
+    for run in disclosed(plan, catalog):
+        off = round(100 * (plan.gpu_hours.p50 / run.hours - 1))
+        other = "" if abs(run.tokens / plan.tokens - 1) < 0.01 else f", of {count(run.tokens)}"
+        said = f"{run.run}{other} tokens in proportion" if other else run.run
+        text = f"{count(run.hours)} ({said}); the planned P50 is {off:+d}%"
+        items.append(("disclosed", text))
+    return items
+
+
+def left_out(plan: Plan, catalog: Catalog) -> Section:
+    """What was assumed, and what a plan has not in it."""
+    items = [("network", note) for note in plan.question.said]
     items += [("assumed", note) for note in plan.assumptions]
-    items.append(("not in it", _NOT_IN))
+    usual, olmo, series = (catalog.figure(key) for key in _PROGRAMMES)
+    text = (
+        "Research, failed runs, data and people: all compute was "
+        f"{digits(olmo.value, 2)} times the final runs' for Olmo 3, {digits(series.value, 2)} for "
+        f"the OLMo series before, {digits(usual.low, 2)} to {digits(usual.high, 2)} at larger "
+        "laboratories. 'benthic cost deepseek' shows what that makes of a headline."
+    )
+    items.append(("not in it", text))
     return Section(title="Assumed, and left out", blocks=[Points(items=items)])
 
 
-def _sources(plan: Plan, catalog: Catalog) -> Section:
-    gpu = plan.gpu.name.lower()
-    keys = [f"{gpu}.{part}" for part in _SPECIFIED]
-    keys = [key for key in (*keys, *FAILURES, *POWER, TARIFF) if catalog.get(key)]
-    lines = catalog.why(keys)
-    rent = plan.rent
-    lines.append(explain(rent))
-    items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
+def sources(plans: Sequence[Plan], catalog: Catalog) -> Section:
+    """A line for each figure that the plans took: the catalog's, the step's, published runs'."""
+    items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in _why(plans, catalog)]
     return Section(title="Sources", blocks=[Points(items=items)])
 
 
-def to_dict(plan: Plan) -> dict[str, Any]:
+def _why(plans: Sequence[Plan], catalog: Catalog) -> list[str]:
+    """Each line once."""
+    names = [plan.gpu.name.lower() for plan in plans]
+    keys = [f"{name}.{part}" for name in names for part in _SPECIFIED]
+    keys += [*FAILURES, *POWER, TARIFF, *_PROGRAMMES]
+    lines = catalog.why(key for key in keys if catalog.get(key))
+    lines += [explain(plan.rent) for plan in plans]
+    lines += [line for name in names for line in calibrate.why(name)]
+    leans = {name for plan in plans for name, _ in plan.practice.leans_on}
+    lines += [
+        f"run.{'-'.join(row['model'].split())} = {float(row['gpu_hours']):,.0f} GPU-hours: "
+        f"{row['source_url']}, {row['date']}, confidence {row['confidence']}"
+        for row in catalog.table("runs")
+        if row["model"] in leans
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any]:
     """Plain data: SI units, US dollars, shares of one."""
     spreads = {
         name: asdict(getattr(plan, name))
@@ -282,10 +316,13 @@ def to_dict(plan: Plan) -> dict[str, Any]:
             "mfu": asdict(plan.step.mfu),
         },
         "goodput": asdict(plan.good),
+        "practice": plan.practice.factor,
         "leans_on": [name for name, _ in plan.practice.leans_on],
+        "disclosed": [asdict(run) for run in disclosed(plan, catalog)],
         "rent": asdict(plan.rent),
         "assumptions": [*plan.question.said, *plan.assumptions],
         **spreads,
+        **({"sources": _why([plan], catalog)} if why else {}),
     }
 
 

@@ -2,14 +2,21 @@
 
 from collections.abc import Sequence
 
+from benthic.cost.catalog.load import Catalog
 from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan
-from benthic.cost.planner.plan_page import count, dollars, left_out, means, span, time
+from benthic.cost.planner.plan_page import count, dollars, left_out, means, sources, span, time
 from benthic.cost.planner.sizes import Size
 
 
-def compared(plans: Sequence[Plan], failed: Sequence[tuple[str, str]] = ()) -> Page:
+def compared(
+    plans: Sequence[Plan],
+    catalog: Catalog,
+    failed: Sequence[tuple[str, str]] = (),
+    *,
+    why: bool = False,
+) -> Page:
     """The same question on several GPUs, the best first; `failed` are those without an answer."""
     solved = plans[0].solved == "tokens"
     ranked = sorted(plans, key=lambda p: -p.tokens if solved else p.dollars.p50)
@@ -51,11 +58,15 @@ def compared(plans: Sequence[Plan], failed: Sequence[tuple[str, str]] = ()) -> P
         about="Medians, and four of five runs between P10 and P90; each in the layout that is "
         "fastest there.",
         numbers=(),
-        sections=[Section(title="The same run elsewhere", blocks=blocks), left_out(first)],
+        sections=[
+            Section(title="The same run elsewhere", blocks=blocks),
+            left_out(first, catalog),
+            *([sources(ranked, catalog)] if why else []),
+        ],
     )
 
 
-def largest(found: Sequence[Size], asked: Question) -> Page:
+def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bool = False) -> Page:
     """Networks that a budget trains."""
     first = found[0]
     rows = [
@@ -84,6 +95,7 @@ def largest(found: Sequence[Size], asked: Question) -> Page:
                 title="How large, how long",
                 blocks=[Table(columns=(*right, "good for"), rows=rows, right=right)],
             ),
-            left_out(first.plan),
+            left_out(first.plan, catalog),
+            *([sources([size.plan for size in found], catalog)] if why else []),
         ],
     )

@@ -14,6 +14,7 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.widths import from_numbers
 from benthic.cost.planner.basis import Basis, Question, basis
 from benthic.cost.planner.plan import REACHED, Plan, means, median_dollars, plan, rent_of
+from benthic.cost.step.memory import DoesNotFit
 
 RATIOS = (
     (20.0, "best loss for the compute (Hoffmann et al. 2022)"),  # arXiv:2203.15556
@@ -114,5 +115,5 @@ def _known(question: Question, catalog: Catalog) -> Basis | None:
     """None where the network is too large for the GPUs."""
     try:
         return basis(question, catalog, question.gpus or 1)
-    except CostError:
+    except DoesNotFit:
         return None

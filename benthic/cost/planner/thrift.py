@@ -17,14 +17,16 @@ from typing import Any, Literal
 
 from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network import units
-from benthic.cost.network.flops import cache_bytes, parameters
+from benthic.cost.network.flops import cache_bytes, decode_parts, forward_parts, parameters
 from benthic.cost.network.read_shape import shape as read
 from benthic.cost.network.shape import Shape
 from benthic.cost.network.twins import Class, as_dense, class_size, dense_twin
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan, plan
 from benthic.cost.planner.serving import CONTEXT, SPEED, Served, cheapest
+from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Precision
+from benthic.cost.step.memory import DoesNotFit
 from benthic.cost.step.speed import forward_flops_per_token
 
 DAYS = 60.0  # that the planned run may take where nobody says how many GPUs
@@ -129,7 +131,7 @@ def waterfall(
                 plan=one,
                 hours=hours,
                 dollars=hours * last.rent.value,
-                overhead=_overhead(idea, one, served),
+                overhead=_overhead(idea, stages[-1].plan, one, served) if stages else "",
                 served=served,
                 cache=cache_bytes(network, context=context),
                 weights=size * parameters(network)["total_with_mtp"],
@@ -151,28 +153,61 @@ def _planned(question: Question, last: Plan, catalog: Catalog) -> Plan:
     while True:
         try:
             return plan(replace(question, gpus=gpus), catalog)
-        except CostError:
+        except DoesNotFit:
             if gpus >= 64 * last.gpus:
                 raise
             gpus *= 2
 
 
-def _overhead(idea: str, one: Plan, served: Served) -> str:
-    parts, total = one.step.parts, one.step.total.value
+def _overhead(idea: str, before: Plan, one: Plan, served: Served) -> str:
+    """What the idea costs, against the line before it."""
+    shape, old = one.question.shape, before.question.shape
     if idea == EXPERTS:
-        talk = parts["expert"].value / total
-        uneven = parts["imbalance"].value / total
-        return f"all-to-all {talk:.0%} and uneven loads {uneven:.0%} of the training step"
+        held = parameters(shape)["total"] / parameters(old)["total"]
+        talk, uneven = _share(one, "expert"), _share(one, "imbalance")
+        return (
+            f"all-to-all {talk:.0%} and uneven loads {uneven:.0%} of the training step; "
+            f"{held:.2g} times the parameters to hold"
+        )
     if idea == LATENTS:
-        return "wider heads and two more products a layer in training"
+        trained = [_attention(plan) for plan in (before, one)]
+        scores = [
+            decode_parts(network, context=CONTEXT)["attention_scores"] for network in (old, shape)
+        ]
+        return (
+            f"heads of {shape.head_dim} and more products: attention has {trained[1]:.0%} of "
+            f"training's FLOPs, {trained[0]:.0%} before; a decoded token's scores take "
+            f"{scores[1] / scores[0]:.2g} times the FLOPs"
+        )
     if idea == GROUPS:
-        return "fewer keys to choose from"
+        return f"{shape.heads / shape.kv_heads:.3g} heads share keys: fewer to choose from"
     if idea == FP8:
-        return "casts and scales in blocks; head, attention and router stay in 16 bits"
+        casts = [_share(plan, "memory") for plan in (before, one)]
+        rest = _share(one, "attention") + _share(one, "head")
+        return (
+            f"casts and scales: element-wise work is {casts[1]:.0%} of the training step, "
+            f"{casts[0]:.0%} before; scores and head, {rest:.0%}, stay in 16 bits"
+        )
     if idea == MTP:
+        parts = forward_parts(shape, context=one.seq)
+        share, block = parts["mtp"] / sum(parts.values()), parameters(shape)["mtp"]
         pays = "" if served.guesses else "; its guesses do not pay at this speed and batch"
-        return f"one more block and head in training{pays}"
+        return (
+            f"one more block and head: {share:.1%} of training's FLOPs, {block / 1e9:.3g}B "
+            f"parameters{pays}"
+        )
     return ""
+
+
+def _share(plan: Plan, part: str) -> float:
+    """Of the training step."""
+    return plan.step.parts[part].value / plan.step.total.value
+
+
+def _attention(plan: Plan) -> float:
+    """Attention's share of training's FLOPs."""
+    parts = forward_parts(plan.question.shape, context=plan.seq)
+    return (parts["attention_projections"] + parts["attention_scores"]) / sum(parts.values())
 
 
 _CHECKS = {
@@ -210,6 +245,7 @@ def show(
     from benthic.cost.planner import thrift_page
     from benthic.cost.planner.asking import check_gpus, check_seq, in_fp8, rent_of
 
+    refuse(prices)
     catalog = load(prices)
     network = read(config)
     check_gpus(gpus)

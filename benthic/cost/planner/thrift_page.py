@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isinf
 
-from benthic.cost.catalog.figures import explain
 from benthic.cost.catalog.load import Catalog
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money
-from benthic.cost.planner.plan_page import count, dollars
+from benthic.cost.planner.basis import RELEASED
+from benthic.cost.planner.plan_page import count, dollars, sources
 from benthic.cost.planner.serving import ACCEPTED, REACHED, SERVICE
 from benthic.cost.planner.thrift import FP8, IDEAS, MTP, Stage
 
@@ -57,7 +57,8 @@ def page(story: Story, catalog: Catalog, *, why: bool = False) -> Page:
                 _serving(story),
                 _price_of(stages),
                 _checks(stages),
-                _assumed(story, why, catalog),
+                _assumed(story),
+                *([sources([stage.plan for stage in stages], catalog)] if why else []),
             )
             if section.blocks
         ],
@@ -172,7 +173,7 @@ def _checks(stages: Sequence[Stage]) -> Section:
     return Section(title="Check it yourself", blocks=[Points(items=items), Prose(text=text)])
 
 
-def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
+def _assumed(story: Story) -> Section:
     last = story.stages[-1]
     gpu = last.plan.gpu
     items = []
@@ -190,7 +191,7 @@ def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
         )
     )
     if FP8 in {stage.idea for stage in story.stages}:
-        items.append((FP8, "released in it, so taken to be trained in it"))
+        items.append((FP8, RELEASED))
     if last.idea == MTP:
         items.append(("look-ahead", f"{ACCEPTED:.0%} of second tokens accepted (V3 5.4.3)"))
     if story.shape.name in ("deepseek-v3", "deepseek-r1") and gpu.name in ("H800-SXM", "H100-SXM"):
@@ -202,10 +203,6 @@ def _assumed(story: Story, why: bool, catalog: Catalog) -> Section:
             )
         )
     items += [("planned", note) for note in last.plan.assumptions]
-    if why:
-        keys = [f"{gpu.name.lower()}.{part}" for part in ("bf16_flops", "bandwidth", "memory")]
-        lines = [explain(last.plan.rent), *catalog.why(keys)]
-        items += [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
     return Section(title="Assumed", blocks=[Points(items=items)])
 
 

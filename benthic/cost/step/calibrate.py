@@ -3,16 +3,18 @@
 `catalog/speed_constants.csv` holds them with range, source and date; rows named unfused.* take over
 for the software of 2022. A run that the user has measured scales every rate and start-up alike, so
 that the step comes out as measured; by how much is the calibration's own finding. One factor cannot
-tell slow links from slow kernels: measure the layout that will be used.
+tell slow links from slow kernels: measure the layout that will be used. A user's file of prices
+does not reach them, since the fitted ones hold together.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import exp, log
 from pathlib import Path
 
+from benthic.cost.catalog.figures import Figure, cells_of, explain, quoted
 from benthic.cost.catalog.load import CostError
 
 FILE = Path(__file__).parents[1] / "catalog" / "speed_constants.csv"
@@ -118,22 +120,57 @@ def ends(constants: Constants) -> list[Constants]:
 @lru_cache(maxsize=8)
 def figures(prefix: str) -> dict[str, float]:
     """Values of the rows whose key begins so, by the rest of it."""
+    return {
+        key.removeprefix(prefix): row.value
+        for key, row in shipped().items()
+        if key.startswith(prefix)
+    }
+
+
+@lru_cache(maxsize=1)
+def shipped() -> dict[str, Figure]:
+    """The rows of the file by key; their units are the step's own, not the catalog's."""
     with FILE.open(newline="", encoding="utf-8") as file:
         return {
-            row["key"].removeprefix(prefix): float(row["value"])
+            row["key"]: Figure(
+                key=row["key"],
+                value=float(row["value"]),
+                low=float(row["low"]),
+                high=float(row["high"]),
+                unit=row["unit"],
+                source=row["source"],
+                date=row["date"],
+                confidence=row["confidence"],
+                note=row["note"],
+            )
             for row in csv.DictReader(file)
-            if row["key"].startswith(prefix)
         }
+
+
+def why(gpu: str) -> list[str]:
+    """A line for each row that a plan on the GPU of that name uses, like the catalog's."""
+    names = [field.name for field in fields(Constants)]
+    names += [f"reach.{gpu.lower()}", *(key for key in shipped() if key.startswith("practice."))]
+    return [explain(shipped()[name]) for name in names]
+
+
+def refuse(files: Iterable[Path]) -> None:
+    """CostError where a user's file of figures holds a row of this one."""
+    for path in files:
+        for line, cells in cells_of(path, ("key", "value", "unit")):
+            if (key := cells["key"].strip().lower()) in shipped():
+                raise CostError(
+                    f"{path}, line {line}: {quoted(key)} is a constant of {FILE.name}, which "
+                    "--prices does not change: leave it out, and give benthic plan your own rate "
+                    "by --pace"
+                )
 
 
 @lru_cache(maxsize=2)
 def _rows(software: str) -> dict[str, tuple[float, float, float]]:
     """Value, low and high by name of constant."""
-    with FILE.open(newline="", encoding="utf-8") as file:
-        every = {
-            row["key"]: (float(row["value"]), float(row["low"]), float(row["high"]))
-            for row in csv.DictReader(file)
-        }
-    names = [field.name for field in fields(Constants)]
-    own = f"{software}."
-    return {name: every.get(own + name) or every[name] for name in names}
+    found = {}
+    for field in fields(Constants):
+        row = shipped().get(f"{software}.{field.name}") or shipped()[field.name]
+        found[field.name] = row.value, row.low, row.high
+    return found

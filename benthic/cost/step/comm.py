@@ -73,7 +73,7 @@ def all_reduce(size: float, group: Group, links: Links) -> float:
 
 def all_gather(size: float, group: Group, links: Links) -> float:
     """Seconds until each member holds all `size` bytes; a reduce-scatter takes as long."""
-    if group.size == 1:
+    if group.size == 1 or not size:
         return 0.0
     hops = group.inside - 1 + 3 * log2(group.nodes)
     return (group.size - 1) / group.size * size / links.bandwidth(group) + hops * links.startup

@@ -17,9 +17,9 @@ from math import gcd, log2
 from typing import Literal, get_args
 
 from benthic.cost.catalog.load import CostError
+from benthic.cost.network.activations import Recompute
 from benthic.cost.network.shape import Shape
 
-Recompute = Literal["none", "selective", "full"]
 Precision = Literal["bf16", "fp16", "fp8", "fp32"]
 
 _LETTERS = {

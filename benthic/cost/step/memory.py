@@ -1,36 +1,26 @@
 """Bytes on the fullest GPU of a training run, and of serving: what fits, and what nearly does.
 
-Training keeps, per parameter, weights in the layout's precision, gradients added up in fp32 (or in
-bf16), and the optimizer's state with an fp32 master copy; ZeRO stage 1 shards the last over the
-data ranks, 2 the gradients too, 3 all (arXiv:1910.02054). Experts lie over `expert` ranks, and are
-sharded over the data ranks left. Activations are `activation_bytes` of every micro-batch in flight:
-p - i at stage i of a 1F1B pipeline, more with interleaved parts (arXiv:2104.04473), p + 1 over two
-stages with DualPipe, which holds weights and gradients twice (V3 section 3.2.1). Experts are taken
-to be loaded evenly. In fp8, matrices are held in both orientations that Hopper's products want, so
-as much as bf16; what the feed-forward layers keep takes a byte (V3 section 3.3.3), the stream and
-attention two. What one device really peaks at in PyTorch is `benthic.cost.step.eager`.
+Training keeps, per parameter, weights in the layout's precision, gradients added up in fp32, and
+AdamW's two moments with an fp32 master copy; ZeRO stage 1 shards the last over the data ranks, 2
+the gradients too, 3 all (arXiv:1910.02054). Experts lie over `expert` ranks, and are sharded over
+the data ranks left. Activations are `activation_bytes` of every micro-batch in flight: p - i at
+stage i of a 1F1B pipeline, more with interleaved parts (arXiv:2104.04473). Experts are taken to be
+loaded evenly. In fp8, matrices are held in both orientations that Hopper's products want, so as
+much as bf16; what the feed-forward layers keep takes a byte (V3 section 3.3.3), the stream and
+attention two. What one device really peaks at in PyTorch is `benthic.cost.step.eager`. Left out:
+optimizers with smaller state, gradients in bf16, pipelines that hold weights twice (DualPipe).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 from benthic.cost.catalog.load import CostError, Gpu
+from benthic.cost.network.activations import Recompute
 from benthic.cost.network.flops import cache_bytes
 from benthic.cost.network.shape import Shape
-from benthic.cost.step.layout import (
-    Layout,
-    Recompute,
-    candidates,
-    check_machines,
-    check_sizes,
-    distance,
-)
+from benthic.cost.step.layout import Layout, candidates, check_machines, check_sizes, distance
 from benthic.cost.step.stage import Stage, activations, buffers, counted, in_flight, pipeline_of
-
-Optimizer = Literal["adamw", "adamw-bf16", "adamw-8bit", "muon"]
-Gradients = Literal["fp32", "bf16"]
-Schedule = Literal["1f1b", "dualpipe"]
 
 # HBM is sold in GB and counts in GiB: of 80, 141 or 192 "GB" a program sees 79.1, 139.8, 190 GiB.
 VISIBLE = 1.06
@@ -38,7 +28,7 @@ VISIBLE = 1.06
 CONTEXT = 1.0e9
 # Holes of the caching allocator, a share of what comes and goes: an assumption, 0.02 to 0.1.
 FRAGMENTATION = 0.05
-_MOMENTS = {"adamw": 8.0, "adamw-bf16": 4.0, "adamw-8bit": 2 + 2 * 4 / 256, "muon": 4.0}
+_MOMENTS = 8.0  # bytes a parameter of AdamW's two, in fp32
 _LONGEST = 10**8  # tokens of a sequence; beyond is a slip of the keyboard
 _MOST_GPUS = 1 << 20
 
@@ -90,55 +80,31 @@ def usable(gpu: Gpu) -> float:
     return VISIBLE * gpu.memory
 
 
-def memory(
-    shape: Shape,
-    layout: Layout,
-    seq: int,
-    *,
-    optimizer: Optimizer = "adamw",
-    gradients: Gradients = "fp32",
-    schedule: Schedule = "1f1b",
-) -> Memory:
+class DoesNotFit(CostError):
+    """The memory of so many GPUs does not hold the network; more of them may."""
+
+
+def memory(shape: Shape, layout: Layout, seq: int) -> Memory:
     """Bytes per GPU, of the pipeline's fullest stage, in training on sequences of `seq` tokens.
 
     The layout must divide (`Layout.check`); here only its sizes are looked at, and its
-    `micro_batches` bound what is in flight: one alone fills no pipeline. `optimizer`: AdamW
-    with two fp32 moments, with bf16 ones as DeepSeek-V3 has them, or in 8 bits with a scale each
-    256; Muon has one fp32 momentum for matrices, AdamW's two for the rest. Raises CostError for
+    `micro_batches` bound what is in flight: one alone fills no pipeline. Raises CostError for
     sizes or lengths that cannot be.
     """
     check_sizes(layout)
-    _check(shape, layout, seq, optimizer, gradients, schedule)
-    held = pipeline_of(shape, layout)
-    if schedule == "1f1b":
-        ranks = [(i, [(stage, in_flight(layout, i))], stage.head) for i, stage in enumerate(held)]
-    else:  # rank i holds stage i and its mirror; p + 1 micro-batches lie on the two together
-        flying = min(layout.micro_batches, layout.pipeline + 1) / 2
-        pairs = [(i, held[i], held[-1 - i]) for i in range(layout.pipeline // 2)]
-        ranks = [(i, [(a, flying), (b, flying)], a.head or b.head) for i, a, b in pairs]
-    every = [
-        _rank(shape, layout, seq, i, parts, head, optimizer, gradients) for i, parts, head in ranks
-    ]
-    return max(every, key=lambda m: m.total)
+    _check(shape, layout, seq)
+    held = enumerate(pipeline_of(shape, layout))
+    return max((_rank(shape, layout, seq, i, stage) for i, stage in held), key=lambda m: m.total)
 
 
-def fits(
-    shape: Shape,
-    layout: Layout,
-    gpu: Gpu,
-    seq: int,
-    *,
-    optimizer: Optimizer = "adamw",
-    gradients: Gradients = "fp32",
-    schedule: Schedule = "1f1b",
-) -> Memory:
-    """`memory`, if it fits; else CostError saying what takes most and how much is too much."""
-    held = memory(shape, layout, seq, optimizer=optimizer, gradients=gradients, schedule=schedule)
+def fits(shape: Shape, layout: Layout, gpu: Gpu, seq: int) -> Memory:
+    """`memory`, if it fits; else DoesNotFit saying what takes most and how much is too much."""
+    held = memory(shape, layout, seq)
     if held.total > usable(gpu):
         name = max(
             ("weights", "gradients", "optimizer", "activations"), key=lambda n: getattr(held, n)
         )
-        raise CostError(
+        raise DoesNotFit(
             f"layout {layout.describe()!r} takes {_gb(held.total)} a GPU, {name} alone "
             f"{_gb(getattr(held, name))}, and {gpu.name} has {_gb(usable(gpu))}: {_REMEDY[name]}"
         )
@@ -148,7 +114,7 @@ def fits(
 _REMEDY = {
     "weights": "use more tensor, expert or pipeline parallelism, or zero3",
     "gradients": "use zero2 or more pipeline parallelism",
-    "optimizer": "use zero1, or an optimizer with smaller state",
+    "optimizer": "use zero1, or more tensor, expert or pipeline parallelism",
     "activations": "use a smaller micro-batch, recompute-full, or more tensor parallelism",
 }
 
@@ -160,9 +126,6 @@ def nearest_fit(
     seq: int,
     *,
     layout: Layout | None = None,
-    optimizer: Optimizer = "adamw",
-    gradients: Gradients = "fp32",
-    schedule: Schedule = "1f1b",
 ) -> Fit:
     """The layout on `gpus` GPUs that fits and lies nearest to `layout`, or to plain ZeRO-1.
 
@@ -171,25 +134,20 @@ def nearest_fit(
     """
     check_machines(gpus, gpu.per_node)
     wanted = layout or Layout(data=gpus, zero=1 if gpus > 1 else 0)
-    precision = wanted.precision
-
-    def held(tried: Layout) -> Memory:
-        return memory(
-            shape, tried, seq, optimizer=optimizer, gradients=gradients, schedule=schedule
-        )
 
     def room(count: int) -> Memory | None:
-        lean = _lean(shape, count, gpu.per_node, seq, wanted, schedule)
-        return min((held(one) for one in lean), key=lambda m: m.total, default=None)
+        lean = _lean(shape, count, gpu.per_node, seq, wanted)
+        held = (memory(shape, one, seq) for one in lean)
+        return min(held, key=lambda m: m.total, default=None)
 
     tried = list(_variants(wanted)) if layout and layout.gpus == gpus else []
-    tried += candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision)
-    tried = [t for t in tried if _runs(t, seq, schedule)]
+    tried += candidates(shape, gpus, gpu.per_node, seq=seq, precision=wanted.precision)
+    tried = [one for one in tried if seq % one.context == 0]
     best: tuple[float, Layout, Memory] | None = None
     for one in tried:
         away = distance(wanted, one)
         if best is None or away < best[0]:
-            needs = held(one)
+            needs = memory(shape, one, seq)
             if needs.total <= usable(gpu):
                 best = away, one, needs
     if best:
@@ -199,14 +157,9 @@ def nearest_fit(
             0,
             f"{best[1].describe()!r} fits: {_gb(best[2].total)} of {_gb(usable(gpu))} a GPU",
         )
-    least = min((held(one) for one in tried), key=lambda m: m.total, default=None)
-    if least is None:
-        raise CostError(
-            f"no layout of {shape.name} on {gpus} GPUs runs {schedule} at {seq} tokens: "
-            "use a number of GPUs with more divisors"
-        )
+    least = min((memory(shape, one, seq) for one in tried), key=lambda m: m.total)
     enough = _enough(gpus, gpu, room)
-    short = f"{shape.name} does not fit {gpus} {gpu.name} in training with {optimizer}"
+    short = f"{shape.name} does not fit {gpus} {gpu.name} in training with AdamW"
     short += f": the leanest layout takes {_gb(least.total)} of {_gb(usable(gpu))} a GPU"
     if enough is None:
         return Fit(
@@ -253,35 +206,25 @@ def _rank(
     layout: Layout,
     seq: int,
     number: int,
-    parts: list[tuple[Stage, float]],
-    head: bool,
-    optimizer: Optimizer,
-    gradients: Gradients,
+    stage: Stage,
 ) -> Memory:
-    counts = [counted(shape, stage, layout) for stage, _ in parts]
+    counts = counted(shape, stage, layout)
     data = layout.data * layout.context
     shared = data // layout.expert or 1
-    here = [(c.split + c.whole, c.experts) for c in counts]
     wide = layout.precision == "fp32"
-    weight, gradient = (4.0, 4.0) if wide else (2.0, 4.0 if gradients == "fp32" else 2.0)
+    weight = 4.0 if wide else 2.0
 
-    def held(bytes_per: float, stage: int, copies: int = 1) -> float:
-        over, each = (data, shared) if layout.zero >= stage else (1, 1)
-        return sum(bytes_per * (a / over + b / each) for a, b in here) / copies
+    def held(bytes_per: float, zero: int) -> float:
+        over, each = (data, shared) if layout.zero >= zero else (1, 1)
+        return bytes_per * (counts.others / over + counts.experts / each)
 
-    # DualPipe's two copies of a stage are one more data rank to an optimizer that is sharded.
-    copies = len(parts) if layout.zero else 1
-    state = held(_MOMENTS[optimizer] + (0.0 if wide else 4.0), 1, copies)
-    if optimizer == "muon":
-        over = data if layout.zero else 1
-        state += 4.0 * sum(c.plain + c.whole for c in counts) / over / copies
     tokens = layout.micro_batch * seq / layout.context
-    kept, working = activations(shape, layout, tokens, parts, head)
+    kept, working = activations(shape, layout, tokens, stage, in_flight(layout, number))
     moving = working + buffers(shape, layout, tokens, weight)
     return Memory(
         weights=held(weight, 3),
-        gradients=held(gradient, 2),
-        optimizer=state,
+        gradients=held(4.0, 2),
+        optimizer=held(_MOMENTS + (0.0 if wide else 4.0), 1),
         activations=kept + working,
         other=CONTEXT + moving - working + FRAGMENTATION * (kept + moving),
         stage=number,
@@ -298,13 +241,11 @@ def _variants(layout: Layout) -> Iterator[Layout]:
                 size //= 2
 
 
-def _lean(
-    shape: Shape, gpus: int, per_node: int, seq: int, like: Layout, schedule: Schedule
-) -> Iterator[Layout]:
+def _lean(shape: Shape, gpus: int, per_node: int, seq: int, like: Layout) -> Iterator[Layout]:
     for one in candidates(shape, gpus, per_node, seq=seq, precision=like.precision):
         most = 0 if one.data * one.context == 1 else 1 if one.pipeline > 1 else 3
         lean = one.recompute == "full" and one.micro_batch == 1 and one.zero == most
-        if lean and _runs(one, seq, schedule):
+        if lean and seq % one.context == 0:
             yield one
 
 
@@ -328,24 +269,7 @@ def _enough(gpus: int, gpu: Gpu, room: Callable[[int], Memory | None]) -> int | 
     return above * node
 
 
-def _runs(layout: Layout, seq: int, schedule: Schedule) -> bool:
-    return seq % layout.context == 0 and (schedule == "1f1b" or _mirrors(layout))
-
-
-def _mirrors(layout: Layout) -> bool:
-    return layout.pipeline % 2 == 0 and layout.interleave == 1
-
-
-def _check(
-    shape: Shape, layout: Layout, seq: int, optimizer: str, gradients: str, schedule: str
-) -> None:
-    for name, value, choices in (
-        ("optimizer", optimizer, get_args(Optimizer)),
-        ("gradients", gradients, get_args(Gradients)),
-        ("schedule", schedule, get_args(Schedule)),
-    ):
-        if value not in choices:
-            raise CostError(f"{name} is {value!r}: choose from {', '.join(choices)}")
+def _check(shape: Shape, layout: Layout, seq: int) -> None:
     _whole("the sequence", seq, _LONGEST)
     if shape.learned_positions and shape.max_positions and seq > shape.max_positions:
         raise CostError(
@@ -356,11 +280,6 @@ def _check(
         raise CostError(
             f"a sequence of {seq} tokens does not divide by context = {layout.context}: "
             f"use {max(1, seq // layout.context) * layout.context} tokens"
-        )
-    if schedule == "dualpipe" and not _mirrors(layout):
-        raise CostError(
-            f"dualpipe mirrors stages, and pipeline = {layout.pipeline} with interleave = "
-            f"{layout.interleave} has no mirror: use an even pipeline without interleave"
         )
 
 

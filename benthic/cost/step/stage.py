@@ -8,10 +8,10 @@ at a time holds its logits. Buffers hold what waits for the network.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from benthic.cost.network.activations import activation_bytes
-from benthic.cost.network.flops import parameters
+from benthic.cost.network.activations import Recompute, activation_bytes
+from benthic.cost.network.flops import cache_width, parameters
 from benthic.cost.network.shape import Shape
-from benthic.cost.step.layout import Layout, Recompute, stages
+from benthic.cost.step.layout import Layout, stages
 
 _BUCKET = 2 * 40e6 * 4  # two of Megatron's buckets of 40M gradients, in fp32
 
@@ -29,12 +29,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters by how they are sharded: over tensor ranks, by nobody, over expert ranks."""
+    """Parameters by how they are sharded: over expert ranks or not."""
 
-    split: float
-    whole: float
+    others: float
     experts: float
-    plain: float = 0.0  # of `split`: embedding and head, which Muon leaves to AdamW
 
 
 def counted(shape: Shape, stage: Stage, layout: Layout) -> Counts:
@@ -49,7 +47,7 @@ def counted(shape: Shape, stage: Stage, layout: Layout) -> Counts:
     whole = layers * parts["norms"] + stage.sparse * parts["router"] + stage.mtp * parts["router"]
     experts = (stage.sparse + stage.mtp) * parts["experts"]
     tensor = layout.tensor
-    return Counts(split / tensor, whole, experts / tensor / layout.expert, plain=ends / tensor)
+    return Counts(split / tensor + whole, experts / tensor / layout.expert)
 
 
 @lru_cache(maxsize=64)
@@ -102,22 +100,21 @@ def in_flight(layout: Layout, stage: int) -> float:
 
 
 def activations(
-    shape: Shape, layout: Layout, tokens: float, parts: list[tuple[Stage, float]], head: bool
+    shape: Shape, layout: Layout, tokens: float, stage: Stage, flying: float
 ) -> tuple[float, float]:
-    """Bytes kept for backward, and those at work in one layer and in the head."""
+    """Bytes kept for backward of `flying` micro-batches, and those at work in one layer and in the
+    head."""
     kept = _per_token(shape, layout, layout.recompute)
     whole = _per_token(shape, layout, "none")
-    held = 0.0
-    for stage, flying in parts:
-        layers = stage.dense * kept["dense"] + stage.mtp * kept.get("mtp", 0.0)
-        held += flying * tokens * (layers + stage.sparse * kept.get("sparse", 0.0))
-    kinds = {k for s, _ in parts for k in ("dense", "sparse", "mtp") if getattr(s, k)}
+    layers = stage.dense * kept["dense"] + stage.mtp * kept.get("mtp", 0.0)
+    held = flying * tokens * (layers + stage.sparse * kept.get("sparse", 0.0))
+    kinds = [k for k in ("dense", "sparse", "mtp") if getattr(stage, k)]
     again = max((whole[k] - kept[k] for k in kinds), default=0.0)
     stream = 1 if layout.sequence_parallel else layout.tensor
     wide = max(shape.ffn, (shape.experts_per_token + shape.shared_experts) * shape.expert_ffn)
     gradient = 2.0 * (2 * shape.hidden * stream + (1 + shape.gated) * wide) / layout.tensor
     # One head at a time runs forward and at once backward: fp32 logits, and a gradient in bf16.
-    heads = (1 + shape.mtp) * (kept["head"] + 2.0 * shape.vocab / layout.tensor) if head else 0.0
+    heads = stage.head * (1 + shape.mtp) * (kept["head"] + 2.0 * shape.vocab / layout.tensor)
     return held, tokens * (max(0.0, again) + gradient + heads)
 
 
@@ -125,20 +122,12 @@ def activations(
 def _kinds(
     shape: Shape, recompute: Recompute, wide: float, low: float
 ) -> dict[str, dict[str, float]]:
-    """`activation_bytes` with `low` bytes an element in the feed-forward layers, `wide` elsewhere,
-    and copies of tokens that experts take and give back."""
+    """`activation_bytes` with `low` bytes an element in the feed-forward layers and in the copies
+    of tokens that experts take and give back, `wide` elsewhere."""
     high = activation_bytes(shape, context=1, recompute=recompute, bytes_per=wide)
     less = activation_bytes(shape, context=1, recompute=recompute, bytes_per=low)
-    feeds = ("mlp", "experts", "shared_experts")
-    kinds = {k: {p: (less if p in feeds else high)[k][p] for p in high[k]} for k in high}
-    for parts in kinds.values():
-        if "dispatch" in parts:
-            # Weighing between the products, as Megatron-Core does, keeps no copy of what comes out.
-            copies = 1 if recompute == "selective" else 2
-            chosen = shape.experts_per_token
-            parts["dispatch"] = copies * low * chosen * shape.hidden
-            parts["dispatch"] += 4.0 * (shape.experts + 2 * chosen)
-    return kinds
+    feeds = ("mlp", "experts", "shared_experts", "dispatch")
+    return {k: {p: (less if p in feeds else high)[k][p] for p in high[k]} for k in high}
 
 
 def _per_token(shape: Shape, layout: Layout, recompute: Recompute) -> dict[str, float]:
@@ -175,6 +164,5 @@ def buffers(shape: Shape, layout: Layout, tokens: float, weight: float) -> float
     if layout.tensor > 1:  # the whole stream, gathered before a product
         size += row
     if layout.context > 1:  # keys and values of the neighbour, and the ones on their way
-        width = shape.kv_heads * (shape.head_dim + shape.value_dim)
-        size += 2 * 2.0 * width * tokens / layout.tensor
+        size += 2 * 2.0 * cache_width(shape) * tokens / layout.tensor
     return size

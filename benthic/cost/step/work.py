@@ -8,15 +8,14 @@ slows that work by the processors that it takes. A pipeline takes the sum of its
 slowest stage for every further micro-batch (1F1B), of whose bubble better schedules leave a share.
 """
 
-import csv
 from functools import lru_cache
 from math import ceil
 
 from benthic.cost.catalog.load import CostError, Gpu
-from benthic.cost.network.flops import causal_pairs, parameters, windowed_pairs
+from benthic.cost.network.flops import cache_width, causal_pairs, parameters, windowed_pairs
 from benthic.cost.network.shape import Shape
 from benthic.cost.step import comm
-from benthic.cost.step.calibrate import FILE, Constants
+from benthic.cost.step.calibrate import FILE, Constants, shipped
 from benthic.cost.step.layout import Layout, stages
 
 CLASSES = {
@@ -37,34 +36,24 @@ CLASSES = {
 }
 
 
-_ENDS = ("value", "low", "high")
-
-
 @lru_cache(maxsize=64)
 def _parameters(shape: Shape) -> dict[str, int]:
     return parameters(shape)
 
 
 def reach(gpu: Gpu) -> tuple[float, float, float]:
-    """Large products' share of the GPU's peak over that of the A100, with its low and high end;
-    CostError where the constants have no row of it."""
-    found = _reaches().get(gpu.name.lower())
+    """Large products' share of the GPU's peak over that of the A100, with its low and high end; 1
+    for one of no vendor, whose peak somebody measured. CostError where the constants have no row of
+    it."""
+    if not gpu.vendor:
+        return 1.0, 1.0, 1.0
+    found = shipped().get(f"reach.{gpu.name.lower()}")
     if found is None:
         raise CostError(
             f"{FILE.name} has no row reach.{gpu.name.lower()}: give it that of the nearest "
             "generation"
         )
-    return found
-
-
-@lru_cache(maxsize=1)
-def _reaches() -> dict[str, tuple[float, float, float]]:
-    with FILE.open(newline="", encoding="utf-8") as file:
-        return {
-            row["key"].removeprefix("reach."): tuple(float(row[e]) for e in _ENDS)  # type: ignore[misc]
-            for row in csv.DictReader(file)
-            if row["key"].startswith("reach.")
-        }
+    return found.value, found.low, found.high
 
 
 class Work:
@@ -314,11 +303,8 @@ class Work:
 
     def _ring(self) -> float:
         """Keys and values of the other parts of the sequence."""
-        shape, layout = self.shape, self.layout
-        width = shape.kv_heads * (shape.head_dim + shape.value_dim)
-        if shape.latent:
-            width = shape.kv_rank + shape.rope_dim
-        whole = self.wide * self.rows * layout.context * width / layout.tensor
+        layout = self.layout
+        whole = self.wide * self.rows * layout.context * cache_width(self.shape) / layout.tensor
         return comm.all_gather(whole, self.groups["context"], self.links)
 
     def _embedding(self) -> dict[str, float]:
