@@ -171,7 +171,7 @@ def deepseek(
         why: print each figure's formula and each input's source
         json: print data instead of a page
     """
-    from benthic.cost.cases import case as published
+    from benthic.cost.cases import published
 
     return published.show(inputs, json=json, html=html, why=why)
 

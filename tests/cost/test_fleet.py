@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.cases import case as published
 from benthic.cost.cases import fleet as owning
+from benthic.cost.cases import published
 from benthic.cost.cases.fleet import EXAMPLE, crf, evaluate, load
 from benthic.cost.catalog.load import CostError
 

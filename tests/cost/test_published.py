@@ -12,9 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from benthic.cost import page
-from benthic.cost.cases import case as published
-from benthic.cost.cases import rings
-from benthic.cost.cases.case import SHIPPED, Case
+from benthic.cost.cases import published, rings
+from benthic.cost.cases.published import SHIPPED, Case
 from benthic.cost.catalog.load import CostError
 
 M = 1e6
@@ -431,7 +430,7 @@ def test_money(amount: float, shown: str) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from benthic.cost.cases import case, fleet; case.load();"
+        "import sys; from benthic.cost.cases import fleet, published; published.load();"
         "print([m for m in ('torch', 'numpy', 'jinja2') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

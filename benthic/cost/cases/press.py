@@ -6,8 +6,8 @@ leaves out itself, computed against printed, and where every figure is from.
 
 from collections.abc import Mapping
 
-from benthic.cost.cases import case as published
-from benthic.cost.cases.case import Case
+from benthic.cost.cases import published
+from benthic.cost.cases.published import Case
 from benthic.cost.catalog.load import Figure
 from benthic.cost.page import (
     Drawing,

@@ -6,9 +6,8 @@ that nobody outside the company knows and that somebody had to choose.
 
 from collections.abc import Mapping
 
-from benthic.cost.cases import case as published
-from benthic.cost.cases import press
-from benthic.cost.cases.case import Case
+from benthic.cost.cases import press, published
+from benthic.cost.cases.published import Case
 from benthic.cost.page import (
     Drawing,
     Number,
