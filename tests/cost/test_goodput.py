@@ -1,6 +1,8 @@
 """Goodput: published figures, and the interval that loses least."""
 
+import random
 from math import sqrt
+from statistics import mean
 
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def test_llama_3_at_16384(checkpoint: float, restart: float, useful: float) -> N
 
 def test_the_catalogs_failures_are_llama_3s() -> None:
     found = usual_goodput(CATALOG, 16384)
-    assert found == goodput(16384, MTBF, checkpoint=30.0, restart=300.0)
+    assert found == goodput(16384, MTBF, checkpoint=30.0, restart=300.0, straggle=0.01)
     assert usual_goodput(CATALOG, 2048).job_mtbf / 3600 == pytest.approx(24.7, abs=0.05)
     assert usual_goodput(CATALOG, 50_000).job_mtbf / 3600 == pytest.approx(1.01, abs=0.005)
 
@@ -38,6 +40,16 @@ def test_no_other_interval_is_better(gpus: int, c: float, r: float, off: float) 
     losses = best.checkpoints + best.lost_work + best.restarts
     assert best.useful + losses == pytest.approx(1)
     assert best.checkpoints == pytest.approx(best.lost_work)  # the sign of the best interval
+
+
+def test_a_job_waits_for_its_slowest_gpu() -> None:
+    even, uneven = (goodput(8192, 1e12, checkpoint=0, restart=0, straggle=s) for s in (0, 0.01))
+    deviates = random.Random(0)
+    seen = mean(max(deviates.gauss(1, 0.01) for _ in range(8192)) for _ in range(20))
+    assert even.stragglers == 0
+    assert uneven.useful == pytest.approx(1 / seen, abs=0.005)
+    assert uneven.useful + uneven.stragglers == pytest.approx(1)
+    assert goodput(1, 1e12, checkpoint=0, restart=0, straggle=0.01).stragglers == 0
 
 
 def test_free_checkpoints_lose_only_restarts() -> None:

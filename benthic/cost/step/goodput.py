@@ -1,18 +1,19 @@
-"""The share of a run's hours that train: failures, checkpoints and restarts.
+"""The share of a run's hours that train: failures, checkpoints, restarts and stragglers.
 
 With M = MTBF of one GPU / GPUs, C seconds a checkpoint and R a restart, and a checkpoint every tau:
 goodput = 1 - C / tau - tau / (2 M) - R / M, and the best tau is sqrt(2 C M) (Young, Daly).
 Failures are taken to be independent and at a constant rate; where they come faster than a
-checkpoint and a restart take, first-order terms no longer add up, and that is an error. Stragglers
-are left out: what they cost is in what real runs took.
+checkpoint and a restart take, first-order terms no longer add up, and that is an error. A job
+waits for its slowest GPU: with steps that differ by a share s from GPU to GPU, normally and
+independently, that is 1 + s sqrt(2 ln GPUs) of the mean, the leading term of the expected maximum.
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import log, sqrt
 
 from benthic.cost.catalog.load import Catalog, CostError
 
-FAILURES = ("gpu_mtbf", "checkpoint_seconds", "restart_seconds")
+FAILURES = ("gpu_mtbf", "checkpoint_seconds", "restart_seconds", "straggle")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Goodput:
     checkpoints: float
     lost_work: float
     restarts: float
+    stragglers: float
     interval: float
     """seconds between checkpoints"""
     job_mtbf: float
@@ -30,9 +32,9 @@ class Goodput:
 
 
 def usual_goodput(catalog: Catalog, gpus: int) -> Goodput:
-    """Goodput of `gpus` GPUs with the catalog's failures, checkpoints and restarts."""
-    mtbf, checkpoint, restart = (catalog.figure(key).si for key in FAILURES)
-    return goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart)
+    """Goodput of `gpus` GPUs with the catalog's failures, checkpoints, restarts and stragglers."""
+    mtbf, checkpoint, restart, straggle = (catalog.figure(key).si for key in FAILURES)
+    return goodput(gpus, mtbf, checkpoint=checkpoint, restart=restart, straggle=straggle)
 
 
 def goodput(
@@ -42,16 +44,18 @@ def goodput(
     checkpoint: float,
     restart: float,
     interval: float | None = None,
+    straggle: float = 0.0,
 ) -> Goodput:
     """Goodput of `gpus` GPUs of which each fails once in `gpu_mtbf` seconds.
 
     `checkpoint` and `restart` are seconds that training stands still; `interval` defaults to the
-    best. Raises CostError where nothing would be left.
+    best. `straggle` is the relative deviation of one GPU's step. Raises CostError where nothing
+    would be left.
     """
     for name, value in (("GPUs", gpus), ("the MTBF of a GPU", gpu_mtbf)):
         if not value > 0:
             raise CostError(f"{name} is {value!r}: give a number above zero")
-    for name, value in (("checkpoint", checkpoint), ("restart", restart)):
+    for name, value in (("checkpoint", checkpoint), ("restart", restart), ("straggle", straggle)):
         if not value >= 0:
             raise CostError(f"{name} is {value!r}: give zero or more")
     mtbf = gpu_mtbf / gpus
@@ -60,13 +64,14 @@ def goodput(
         raise CostError(f"the interval between checkpoints is {tau!r} s: give a number above zero")
     saving = checkpoint / tau if tau > 0 else 0.0
     lost, restarting = tau / (2 * mtbf), restart / mtbf
-    useful = 1 - saving - lost - restarting
-    if useful <= 0:
+    up = 1 - saving - lost - restarting
+    if up <= 0:
         raise CostError(
             f"{gpus} GPUs fail every {mtbf:.0f} s, sooner than checkpoints of {checkpoint:g} s and "
             f"restarts of {restart:g} s allow: shorten both or use fewer GPUs"
         )
-    return Goodput(useful, saving, lost, restarting, tau, mtbf)
+    useful = up / (1 + straggle * sqrt(2 * log(gpus)) if gpus > 1 else 1.0)
+    return Goodput(useful, saving, lost, restarting, up - useful, tau, mtbf)
 
 
 def best_interval(checkpoint: float, mtbf: float) -> float:
