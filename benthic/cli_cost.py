@@ -29,6 +29,7 @@ def plan(
     batch_tokens: TEXT = "",
     layout: TEXT = "",
     precision: Literal["auto", "bf16", "fp16", "fp8", "fp32"] = "auto",
+    optimizer: Literal["adamw", "muon"] = "adamw",
     rent: TEXT = "",
     date: TEXT = "",
     pace: TEXT = "",
@@ -60,6 +61,7 @@ def plan(
         batch_tokens: tokens of a step, like 4M
         layout: like "pp16 ep64 dp128 zero1"; the fastest that fits if not given
         precision: of the products; auto: fp8 for a network released in it, where the GPU has it
+        optimizer: muon adds the products that make matrices orthogonal, and saves a moment of them
         rent: US dollars a GPU-hour, in place of the catalog's
         date: of the catalog's price, like 2024-12
         pace: tokens a second and GPU that you measured with this network on this GPU
@@ -98,6 +100,7 @@ def plan(
             batch=batch_tokens,
             layout=layout,
             precision=precision,
+            optimizer=optimizer,
             rent=rent,
             date=date,
             pace=pace,

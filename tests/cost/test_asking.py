@@ -18,6 +18,7 @@ CATALOG = load()
 NOTHING = Asked(
     **{"config": "", "numbers": {}, "gpu": "", "gpus": None, "tokens": "", "days": ""},
     **{"budget": "", "compare": "", "seq": None, "batch": "", "layout": "", "precision": "auto"},
+    optimizer="adamw",
     **{"rent": "", "date": "", "pace": "", "prices": ()},
 )
 LLAMA = {

@@ -15,7 +15,7 @@ from benthic.cost.network.widths import from_numbers
 from benthic.cost.planner.basis import RELEASED, Question
 from benthic.cost.planner.plan import Plan, plan
 from benthic.cost.step.calibrate import refuse
-from benthic.cost.step.layout import Layout, Precision, parse
+from benthic.cost.step.layout import Layout, Optimizer, Precision, parse
 from benthic.hub.config import preset, presets
 from benthic.hub.files import CONFIG_LIMIT, read_json
 
@@ -39,6 +39,7 @@ class Asked:
     batch: str
     layout: str
     precision: str
+    optimizer: Optimizer
     rent: str
     date: str
     pace: str
@@ -140,6 +141,8 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         said = (*said, RELEASED)
     if layout is not None:
         layout = replace(layout, precision=precision)
+        if asked.optimizer == "muon":
+            layout = replace(layout, optimizer="muon")
     return Question(
         shape=network,
         gpu=gpu.name,
@@ -150,6 +153,7 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         seq=asked.seq,
         precision=precision,
         usual="fp16" if precision == "fp16" else usual,  # in which published runs took longer
+        optimizer=asked.optimizer,
         layout=layout,
         batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
         rent=rent_of(asked.rent),

@@ -18,7 +18,7 @@ from benthic.cost.planner.choose import Choice, fastest, usual_batch
 from benthic.cost.planner.practice import Practice, Traits, real_hours, usual_date
 from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.goodput import Goodput, usual_goodput
-from benthic.cost.step.layout import Layout, Precision
+from benthic.cost.step.layout import Layout, Optimizer, Precision
 from benthic.cost.step.memory import DoesNotFit, Fit, fits, memory, nearest_fit, usable
 from benthic.cost.step.speed import Step, forward_flops_per_token, seconds, step_time
 
@@ -47,6 +47,7 @@ class Question:
     precision: Precision = "bf16"
     usual: Precision | None = None
     """what such a network is trained in, where `precision` is another choice; None: `precision`"""
+    optimizer: Optimizer = "adamw"
     layout: Layout | None = None
     batch: float | None = None
     """tokens a step"""
@@ -83,7 +84,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     batch = round(question.batch or usual_batch(shape, gpus))
     constants = load_constants()
     if question.layout is None:
-        choice = _fastest(shape, gpu, gpus, seq, batch, question.precision)
+        choice = _fastest(shape, gpu, gpus, seq, batch, question.precision, question.optimizer)
     else:
         choice = _given(question.layout, question, gpu, gpus, batch, constants)
     step = step_time(shape, choice.layout, gpu, seq, constants)
@@ -156,9 +157,15 @@ def _shipped() -> Catalog:
 
 @lru_cache(maxsize=256)
 def _fastest(
-    shape: Shape, gpu: Gpu, gpus: int, seq: int, batch: int, precision: Precision
+    shape: Shape,
+    gpu: Gpu,
+    gpus: int,
+    seq: int,
+    batch: int,
+    precision: Precision,
+    optimizer: Optimizer = "adamw",
 ) -> Choice:
-    return fastest(shape, gpu, gpus, seq, batch=batch, precision=precision)
+    return fastest(shape, gpu, gpus, seq, batch=batch, precision=precision, optimizer=optimizer)
 
 
 def _given(

@@ -13,7 +13,7 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.step.calibrate import load_constants
 from benthic.cost.step.goodput import usual_goodput
-from benthic.cost.step.layout import Layout, Precision, candidates
+from benthic.cost.step.layout import Layout, Optimizer, Precision, candidates
 from benthic.cost.step.memory import DoesNotFit, Memory, memory, usable
 from benthic.cost.step.speed import forward_flops_per_token, seconds
 
@@ -40,6 +40,7 @@ def fastest(
     *,
     batch: int = 0,
     precision: Precision = "bf16",
+    optimizer: Optimizer = "adamw",
 ) -> Choice:
     """The fastest layout on `gpus` GPUs for steps of about `batch` tokens (0: `usual_batch`).
 
@@ -52,7 +53,7 @@ def fastest(
         micro = sequences / (one.data * one.micro_batch)
         if micro < 1:
             continue
-        layout = replace(one, micro_batches=round(micro))
+        layout = replace(one, micro_batches=round(micro), optimizer=optimizer)
         step = sum(seconds(shape, layout, gpu, seq, constants).values())
         timed.append((step / layout.batch, step, layout))
     if not timed:

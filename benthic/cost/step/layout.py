@@ -21,6 +21,7 @@ from benthic.cost.network.activations import Recompute
 from benthic.cost.network.shape import Shape
 
 Precision = Literal["bf16", "fp16", "fp8", "fp32"]
+Optimizer = Literal["adamw", "muon"]
 
 _LETTERS = {
     "dp": "data",
@@ -32,6 +33,11 @@ _LETTERS = {
     "mb": "micro_batch",
     "acc": "micro_batches",
     "vp": "interleave",
+}
+_CHOICES = {
+    "recompute": get_args(Recompute),
+    "precision": get_args(Precision),
+    "optimizer": get_args(Optimizer),
 }
 _MOST = 10**7  # GPUs, sequences or parts: anything beyond is a slip of the keyboard
 
@@ -52,6 +58,7 @@ class Layout:
     recompute: Recompute = "selective"
     sequence_parallel: bool = True
     precision: Precision = "bf16"
+    optimizer: Optimizer = "adamw"
 
     @property
     def gpus(self) -> int:
@@ -75,6 +82,8 @@ class Layout:
             words.append("nosp")
         if self.precision != "bf16":
             words.append(self.precision)
+        if self.optimizer != "adamw":
+            words.append(self.optimizer)
         return " ".join(words) or "dp1"
 
     def check(self, shape: Shape, gpus: int, per_node: int) -> None:
@@ -94,8 +103,8 @@ def parse(text: str, gpus: int | None = None) -> Layout:
     """Read "pp16 ep64 dp128 zero1"; without dp, `data` is what is left of `gpus`.
 
     Further words: mb2 (sequences a micro-batch), acc60 (micro-batches a step), vp2 (interleaved
-    parts), recompute-none, -selective or -full, nosp, and bf16, fp16, fp8 or fp32. Raises CostError
-    for a word that it does not know, one that comes twice, or a size below one.
+    parts), recompute-none, -selective or -full, nosp, bf16, fp16, fp8 or fp32, and muon. Raises
+    CostError for a word that it does not know, one that comes twice, or a size below one.
     """
     seen: dict[str, int | str | bool] = {}
     for word in re.split(r"[\s,]+", text.strip().lower()):
@@ -122,6 +131,8 @@ def _word(word: str, text: str) -> tuple[str, int | str | bool]:
         return _LETTERS[match[1]], int(match[2])
     if word in get_args(Precision):
         return "precision", word
+    if word in get_args(Optimizer):
+        return "optimizer", word
     if word in ("sp", "nosp"):
         return "sequence_parallel", word == "sp"
     mode = word.removeprefix("recompute-")
@@ -130,7 +141,7 @@ def _word(word: str, text: str) -> tuple[str, int | str | bool]:
     known = ", ".join(f"{letters}N" for letters in _LETTERS)
     raise CostError(
         f"layout {text!r} holds {word!r}: the words are {known}, recompute-none|selective|full, "
-        "sp, nosp, bf16, fp16, fp8 and fp32, as in 'pp16 ep64 dp128 zero1'"
+        "sp, nosp, bf16, fp16, fp8, fp32, adamw and muon, as in 'pp16 ep64 dp128 zero1'"
     )
 
 
@@ -138,8 +149,8 @@ def check_sizes(layout: Layout) -> None:
     """CostError unless every field alone makes sense."""
     for field in fields(Layout):
         value = getattr(layout, field.name)
-        if field.name in ("recompute", "precision"):
-            choices = get_args(Recompute if field.name == "recompute" else Precision)
+        if field.name in _CHOICES:
+            choices = _CHOICES[field.name]
             if value not in choices:
                 raise CostError(f"{field.name} is {value!r}: choose from {', '.join(choices)}")
         elif field.name == "zero":
@@ -249,7 +260,7 @@ def distance(one: Layout, other: Layout) -> float:
     away += 0.5 * abs(one.zero - other.zero)
     modes = get_args(Recompute)
     away += abs(modes.index(one.recompute) - modes.index(other.recompute))
-    away += one.precision != other.precision
+    away += (one.precision != other.precision) + (one.optimizer != other.optimizer)
     return away + (one.sequence_parallel != other.sequence_parallel)
 
 

@@ -1,14 +1,15 @@
 """Bytes on the fullest GPU of a training run, and of serving: what fits, and what nearly does.
 
 Training keeps, per parameter, weights in the layout's precision, gradients added up in fp32, and
-AdamW's two moments with an fp32 master copy; ZeRO stage 1 shards the last over the data ranks, 2
-the gradients too, 3 all (arXiv:1910.02054). Experts lie over `expert` ranks, and are sharded over
-the data ranks left. Activations are `activation_bytes` of every micro-batch in flight: p - i at
-stage i of a 1F1B pipeline, more with interleaved parts (arXiv:2104.04473). Experts are taken to be
-loaded evenly. In fp8, matrices are held in both orientations that Hopper's products want, so as
-much as bf16; what the feed-forward layers keep takes a byte (V3 section 3.3.3), the stream and
-attention two. What one device really peaks at in PyTorch is `benthic.cost.step.eager`. Left out:
-optimizers with smaller state, gradients in bf16, pipelines that hold weights twice (DualPipe).
+AdamW's two moments (Muon's one) with an fp32 master copy; ZeRO stage 1 shards the last over the
+data ranks, 2 the gradients too, 3 all (arXiv:1910.02054). Experts lie over `expert` ranks, and are
+sharded over the data ranks left. Activations are `activation_bytes` of every micro-batch in flight:
+p - i at stage i of a 1F1B pipeline, more with interleaved parts (arXiv:2104.04473). Experts are
+taken to be loaded evenly. In fp8, matrices are held in both orientations that Hopper's products
+want, so as much as bf16; what the feed-forward layers keep takes a byte (V3 section 3.3.3), the
+stream and attention two. What one device really peaks at in PyTorch is `benthic.cost.step.eager`.
+Left out: optimizers with smaller state, gradients in bf16, pipelines that hold weights twice
+(DualPipe).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from typing import get_args
 
 from benthic.cost.catalog.load import CostError, Gpu
 from benthic.cost.network.activations import Recompute
-from benthic.cost.network.flops import cache_bytes
+from benthic.cost.network.flops import cache_bytes, parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.step.layout import Layout, candidates, check_machines, check_sizes, distance
+from benthic.cost.step.muon import muon
 from benthic.cost.step.stage import Stage, activations, buffers, counted, in_flight, pipeline_of
 
 # HBM is sold in GB and counts in GiB: of 80, 141 or 192 "GB" a program sees 79.1, 139.8, 190 GiB.
@@ -213,6 +215,9 @@ def _rank(
     shared = data // layout.expert or 1
     wide = layout.precision == "fp32"
     weight = 4.0 if wide else 2.0
+    moments = _MOMENTS
+    if layout.optimizer == "muon":  # one of matrices, which are alike on every stage
+        moments -= _MOMENTS / 2 * muon(shape).elements / parameters(shape)["total_with_mtp"]
 
     def held(bytes_per: float, zero: int) -> float:
         over, each = (data, shared) if layout.zero >= zero else (1, 1)
@@ -224,7 +229,7 @@ def _rank(
     return Memory(
         weights=held(weight, 3),
         gradients=held(4.0, 2),
-        optimizer=held(_MOMENTS + (0.0 if wide else 4.0), 1),
+        optimizer=held(moments + (0.0 if wide else 4.0), 1),
         activations=kept + working,
         other=CONTEXT + moving - working + FRAGMENTATION * (kept + moving),
         stage=number,

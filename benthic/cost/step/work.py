@@ -17,6 +17,7 @@ from benthic.cost.network.shape import Shape
 from benthic.cost.step import comm
 from benthic.cost.step.calibrate import FILE, Constants, shipped
 from benthic.cost.step.layout import Layout, stages
+from benthic.cost.step.muon import muon
 
 CLASSES = {
     "matmul": "projections and dense feed-forward",
@@ -359,8 +360,11 @@ class Work:
         hidden = min(c.data_hidden * time, available)
         shards = (group.size, replicas.size) if layout.zero else (1, 1)
         updated = others / shards[0] + experts / shards[1]
+        products = 0.0
+        if layout.optimizer == "muon":  # shards are whole matrices
+            products = muon(shape).flops * updated / counts["total_with_mtp"] / self.plain
         return {
-            "optimizer": c.optimizer_bytes * updated / self.memory + c.step,
+            "optimizer": c.optimizer_bytes * updated / self.memory + c.step + products,
             "data": time - hidden + hidden * c.processors,
         }
 
