@@ -216,7 +216,7 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
         f"{steps:,} clean step{'s' * (steps > 1)} take {count(hours)} GPU-hours; "
         f"{count(hours / useful)} with failures every "
         f"{time(plan.good.job_mtbf / 86400)}, checkpoints every "
-        f"{time(plan.good.interval / 86400)} restarts and stragglers (goodput {useful:.1%}); "
+        f"{time(plan.good.interval / 86400)}, restarts and stragglers (goodput {useful:.1%}); "
         f"{count(plan.practice.p50)}, x {digits(plan.practice.factor, 2)}, by {real}."
     )
     said = _disclosed(plan, catalog)
