@@ -4,9 +4,9 @@ One story for terminal and page (`page.py`). A tilde marks what hangs on an assu
 that nobody outside the company knows and that somebody had to choose.
 """
 
-from collections.abc import Mapping
-
 from benthic.cost.cases import press, published
+from benthic.cost.cases.press import Figures, Spreads
+from benthic.cost.cases.programme import programme
 from benthic.cost.cases.published import Case
 from benthic.cost.page import (
     Drawing,
@@ -28,9 +28,6 @@ from benthic.cost.page import (
 from benthic.cost.spread import Spread
 from benthic.svg import Bar, waterfall
 
-Figures = Mapping[str, float]
-Spreads = Mapping[str, Spread]
-
 
 def story(case: Case, *, why: bool = False, drawn: bool = False) -> Page:
     """The whole answer; with `why`, formulas and sources too; `drawn` for a page with drawings."""
@@ -39,7 +36,7 @@ def story(case: Case, *, why: bool = False, drawn: bool = False) -> Page:
         _rings(case, f, spread, drawn),
         _ratio(case, f, drawn),
         _bridges(f, drawn),
-        _programme(case, f, spread, drawn),
+        programme(case, f, spread, drawn),
         _purposes(case, f, drawn),
         press.blind(case, f, drawn),
         press.mixed(case, f),
@@ -273,67 +270,6 @@ def _bridges(f: Figures, drawn: bool) -> Section:
 
 def _signed(amount: float) -> str:
     return f"+{money(amount)}" if amount >= 0 else money(amount)
-
-
-def _programme(case: Case, f: Figures, spread: Spreads, drawn: bool) -> Section:
-    least, most = published.programme_range(case)
-    final = case.inputs["programme.final_share"]
-    found = spread["programme.multiple"]
-    prose = (
-        f"The headline says of itself that it leaves research and ablations out. Where the final "
-        f"run is {share(final.value)} of all compute (measured for Olmo 3; {share(final.low)} to "
-        f"{share(final.high)} at other laboratories), the programme took "
-        f"{digits(f['programme.hours'] / 1e6, 3)}M H800-hours, {share(f['programme.of_pool'])} of "
-        f"the H800s' hours, so it fits. With people it comes to {money(f['programme.cost'])}, "
-        f"{digits(f['programme.multiple'], 3)} times the headline: P10 "
-        f"{digits(found.p10, 3)}, P50 {digits(found.p50, 3)}, P90 {digits(found.p90, 3)} times. "
-        "With the final run's share, people and pay all to one side, "
-        f"{money(least['programme.cost'])} to {money(most['programme.cost'])}, "
-        f"or {money(most['programme.rented'])} at the rent: "
-        f"{whole(least['programme.multiple'])} to {whole(most['programme.rented_multiple'])} times."
-    )
-    data = (
-        f"Data is R1's {whole(case.inputs['r1.data_hours'].value)} hours of making it; what "
-        "crawling, filtering and buying the text of pretraining cost was never disclosed, "
-        "and is not in here."
-    )
-    blocks: list[Table | Prose | Points | Drawing] = [Prose(text=prose), Prose(text=data)]
-    moved = published.swings(case, "programme.cost")[:7]
-    names = {swing.key: _input_name(swing.key) for swing in moved}
-    if drawn:
-        base = f["programme.cost"]
-        rows = []
-        for s in moved:
-            low, high = sorted((s.at_low, s.at_high))
-            ends = f"{digits(low / 1e6, 3)} - {digits(high / 1e6, 3)}M"
-            rows.append((names[s.key], ends, [(low, base, "less"), (base, high, "step")]))
-        caption = (
-            f"Each input alone from its low to its high end, the rest at their values; the colours "
-            f"meet at {money(base)}."
-        )
-        picture = bars("What moves the programme's cost", caption, rows)
-        blocks.append(
-            Drawing(title="What moves the programme's cost", drawing=picture, caption=caption)
-        )
-    else:
-        columns = ("what moves it", "at its low", "at its high")
-        told = [(names[s.key], money(s.at_low), money(s.at_high)) for s in moved[:5]]
-        blocks.append(Table(columns=columns, right=columns[1:], rows=told))
-    return Section(title="How sure the programme is", blocks=blocks)
-
-
-_INPUTS = {
-    "programme.final_share": "the final run's share of compute",
-    "programme.pay": "a person-year",
-    "programme.people": "people",
-    "h800.upkeep": "an H800's upkeep",
-    "h800.chip": "an H800's price",
-    "server.hopper": "its server's price",
-}
-
-
-def _input_name(key: str) -> str:
-    return _INPUTS.get(key, key)
 
 
 def _purposes(case: Case, f: Figures, drawn: bool) -> Section:
