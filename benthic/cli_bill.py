@@ -11,6 +11,7 @@ CHANGES = Annotated[
     UseAppendAction[tuple[str, ...]], arg(name="set", metavar="FIELD=VALUE", prefix_name=False)
 ]
 SOURCE = Annotated[Positional[Path], arg(metavar="PATH")]
+WORDS = Annotated[Positional[tuple[str, ...]], arg(metavar="-- COMMAND")]
 ROW = Annotated[Positional[str], arg(metavar="ID")]
 DOLLARS = Annotated[float | None, arg(metavar="DOLLARS")]
 WATTS = Annotated[float | None, arg(metavar="WATTS")]
@@ -20,7 +21,9 @@ command: list[str] = []
 
 
 def meter(
-    purpose: TEXT = "other",
+    words: WORDS = (),
+    /,
+    purpose: TEXT = "",
     project: TEXT = "",
     name: TEXT = "",
     device: TEXT = "",
@@ -36,7 +39,9 @@ def meter(
     """Run any command and bill it: benthic meter --purpose ablation -- python train.py.
 
     Args:
-        purpose: final, rl, ablation, evaluation, data, serving, idle, ...; a crash bills as failed
+        words: what to run, behind --
+        purpose: final, rl, ablation, evaluation, data, serving, idle, ...; other if not given
+            (inside metered work purpose, project, devices and price are that work's if not given)
         project: whose budget it is
         name: of the work; the script's if not given
         device: what it holds; found if not given
@@ -46,11 +51,13 @@ def meter(
         heartbeat: seconds between updates of the bill
         budget_stop: end the work when a budget of its purpose or project is spent
         wait: bill until everything that the command started has ended
-        anyway: run unbilled where the ledger cannot be written
+        anyway: start where a hard budget is spent, or unbilled where no ledger can be written
         quiet: leave out the line at the end
     """
-    from benthic.cost.metering.metered import run
+    from benthic.cost.metering.metered import run, unparted
 
+    if words:
+        return unparted(words)
     return run(
         command,
         purpose=purpose,
@@ -142,7 +149,7 @@ def budget(
 
     Args:
         key: a purpose, or a project with --project
-        amount: US dollars; none lifts it
+        amount: US dollars; 0 lets nothing be spent, none lifts it
         hard: refuse to start work past it, not only warn
         project: PURPOSE is a project's name
         json: print data
@@ -150,6 +157,22 @@ def budget(
     from benthic.cost.bill.rows import budget as write
 
     return write(key or None, amount or None, hard=hard, project=project, json=json)
+
+
+def plan(
+    run: Annotated[Positional[str], arg(metavar="RUN")],
+    file: Annotated[Positional[Path], arg(metavar="FILE")],
+    /,
+) -> int:
+    """Keep a plan to hold against the bill: benthic plan ... --json | benthic cost plan RUN -.
+
+    Args:
+        run: the folder whose work it plans, as 'benthic cost show' names it
+        file: what 'benthic plan ... --json' printed; - reads it from standard input
+    """
+    from benthic.cost.bill.rows import plan as write
+
+    return write(run, file)
 
 
 def report(
@@ -201,6 +224,7 @@ def bring(
     project: TEXT = "",
     purpose: TEXT = "",
     timezone: TEXT = "",
+    gap: float = 1800.0,
     json: bool = False,
 ) -> int:
     """Add what wandb, trackio, MLflow, TensorBoard, sacct or a table has recorded; twice is once.
@@ -214,6 +238,7 @@ def bring(
         project: whose it is
         purpose: what it was for
         timezone: of times without one, like Europe/Berlin
+        gap: seconds without a sign of life that are not billed, where no end is recorded
         json: print data
     """
     from benthic.cost.imports.command import bring as read
@@ -228,6 +253,7 @@ def bring(
         project=project,
         purpose=purpose or None,
         timezone=timezone or None,
+        gap=gap,
     )
 
 

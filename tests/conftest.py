@@ -1,5 +1,6 @@
 """Fixtures that several folders share: a small shape, lively weights, a private ledger."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from benthic.model.transformer import LanguageModel
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No deadline for an example: a busy machine is no error."""
-    settings.register_profile("benthic", deadline=None)
+    """No deadline for an example: a busy machine is no error.
+
+    Examples are drawn anew at each run; where CI is set, the same ones for the same code, so that
+    a change is judged by what it changes.
+    """
+    settings.register_profile("benthic", deadline=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("benthic")
 
 

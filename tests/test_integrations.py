@@ -18,6 +18,9 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
+import benthic
+from benthic.cost.ledger.ledger import Ledger
+from benthic.cost.limits import OverBudget
 from benthic.integrations.transformers import BillCallback
 from tests.billed import eventually, row, rows
 
@@ -81,7 +84,7 @@ def test_training_is_billed(private_ledger: Path, tmp_path: Path) -> None:
     events.tell("on_train_end")
     found = row(private_ledger)
     assert (found.status, found.purpose, found.source) == ("done", "pretrain", "python")
-    assert (found.name, found.project, found.run) == ("toy", "toy", str(tmp_path / "out"))
+    assert (found.name, found.project, found.run) == ("toy", "", str(tmp_path / "out"))
     assert (found.tokens, found.flops, found.price_per_hour) == (64, 2e9, 3.0)
     events.tell("on_train_begin")  # the same callback again: a bill of its own
     events.tell("on_train_end")
@@ -91,7 +94,7 @@ def test_training_is_billed(private_ledger: Path, tmp_path: Path) -> None:
 def test_names(private_ledger: Path, tmp_path: Path) -> None:
     for run_name, given, name, project in [
         (None, {}, "out", ""),
-        ("./runs/a", {}, "a", "./runs/a"),
+        ("./runs/a", {}, "a", ""),
         ("toy", {"name": "n", "project": "p"}, "n", "p"),
     ]:
         events = Events(tmp_path / "out", BillCallback(device="cpu", **given), run_name=run_name)
@@ -144,12 +147,52 @@ def test_arguments_that_cannot_be() -> None:
         BillCallback(unknown=1)
 
 
+def test_an_attempt_is_carried_on_from_a_checkpoint_only(
+    private_ledger: Path, tmp_path: Path
+) -> None:
+    for step in (0, 3, 0):
+        events = Events(tmp_path / "out", BillCallback(device="cpu"))
+        events.state.global_step = step
+        events.tell("on_train_begin")
+        events.tell("on_train_end")
+    anew, resumed, first = rows(private_ledger)
+    assert resumed.attempt == first.attempt != anew.attempt
+    events = Events(tmp_path / "elsewhere", BillCallback(device="cpu"))
+    events.state.global_step = 3  # what came before was not metered
+    events.tell("on_train_begin")
+    events.tell("on_train_end")
+    assert rows(private_ledger)[0].attempt not in (first.attempt, anew.attempt, "")
+
+
+def test_a_callback_inside_a_metered_row_takes_over_what_it_was_not_given(
+    private_ledger: Path, tmp_path: Path
+) -> None:
+    with benthic.meter("outer", purpose="data", project="reef", device="h100", count=2, price=7):
+        events = Events(tmp_path / "out", BillCallback())
+        events.tell("on_train_begin")
+        events.tell("on_train_end")
+    found = rows(private_ledger)[0]
+    assert (found.purpose, found.project, found.price_per_hour) == ("data", "reef", 7.0)
+    assert (found.device, found.count) == ("H100-SXM", 2)
+
+
+def test_a_spent_hard_budget_keeps_training_from_starting(
+    private_ledger: Path, tmp_path: Path
+) -> None:
+    with Ledger(private_ledger) as ledger:
+        ledger.budget_set("purpose", "ablation", 0.0, hard=True)
+    events = Events(tmp_path / "out", BillCallback(purpose="ablation", device="cpu"))
+    with pytest.raises(OverBudget, match="the budget of purpose ablation"):
+        events.tell("on_train_begin")
+    assert rows(private_ledger) == []
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("accelerate"), reason="needs accelerate")
 @pytest.mark.parametrize(("how", "status"), [("well", "done"), ("badly", "failed")])
 def test_a_real_trainer(private_ledger: Path, tmp_path: Path, how: str, status: str) -> None:
     subprocess.run([sys.executable, "-c", TRAIN, str(tmp_path / "out"), how], check=True)
     found = row(private_ledger)
-    assert (found.status, found.purpose, found.project) == (status, "ablation", "toy")
+    assert (found.status, found.purpose, found.name) == (status, "ablation", "toy")
     assert found.tokens == (192 if how == "well" else 96)
     assert found.flops > 0 or how == "badly"
 
@@ -183,6 +226,23 @@ def test_a_fit_is_billed(lightning: Any, private_ledger: Path, tmp_path: Path) -
     found = row(private_ledger)
     assert (found.status, found.purpose, found.tokens) == ("done", "rl", 18)
     assert (found.name, found.run) == ("Linear", str(tmp_path))
+
+
+@pytest.mark.parametrize("root", ["", "."])
+def test_fits_in_the_current_folder_are_runs_of_their_own(
+    lightning: Any, private_ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for logger in (SimpleNamespace(log_dir=str(tmp_path / "logs" / "version_3")), None):
+        trainer = SimpleNamespace(
+            is_global_zero=True, world_size=1, default_root_dir=root, logger=logger
+        )
+        callback = lightning.BillCallback(device="cpu")
+        callback.on_fit_start(trainer, torch.nn.Linear(1, 1))
+        callback.on_fit_end(trainer, None)
+    without, logged = rows(private_ledger)
+    assert logged.run == str(tmp_path / "logs" / "version_3")
+    assert without.run == str(tmp_path / "Linear")
 
 
 @pytest.mark.parametrize(

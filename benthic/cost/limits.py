@@ -3,15 +3,22 @@
 A hard budget that is spent refuses work; any other is only spoken of, once when four fifths are
 gone and once when all is, unless the user asks to be stopped by it. What others spend meanwhile is
 asked of the ledger anew, seldom enough not to be felt; in between, this work's own dollars count.
+So do those that work inside it took over under another name: the devices are held all the same.
 """
 
 import time
 
-from benthic.cost.ledger.entries import Budget, Purpose
+from benthic.cost.ledger.entries import Budget, Purpose, Span
 from benthic.cost.ledger.ledger import Ledger
 
 _NEAR = 0.8
 _ANEW = 60.0  # seconds between two questions to the ledger, at least
+
+
+class OverBudget(Exception):
+    """A hard budget is spent, so the work may not start; the text names the budget and a remedy."""
+
+    no_go = True
 
 
 class Limits:
@@ -26,16 +33,28 @@ class Limits:
         self._said = [0.0] * len(self._budgets)
         self._asked = self._next = 0.0
         self._ask(ledger)
+        self._begun, self._at_first = self._asked, self._spent
 
     def __bool__(self) -> bool:
         return bool(self._budgets)
 
-    def refusal(self) -> str:
-        """Why the work may not start; empty where it may."""
+    def refusal(self, outer: Span | None = None) -> str:
+        """Why the work may not start; empty where it may.
+
+        `outer`, inside which it runs, goes on anyhow: a budget that let it in is not asked again.
+        """
+        let_in = {("purpose", outer.purpose), ("project", outer.project)} if outer else set()
         for budget, spent in zip(self._budgets, self._spent):
+            if (budget.scope, budget.key) in let_in and not self._stop:
+                continue
             if (budget.hard or self._stop) and spent >= (budget.dollars or 0.0):
                 return f"{_is_spent(budget, spent)}: raise it, or give another purpose or project"
         return ""
+
+    def check(self, outer: Span | None = None, *, escape: str = "") -> None:
+        """OverBudget where the work may not start; `escape` ends its sentence."""
+        if refusal := self.refusal(outer):
+            raise OverBudget(refusal + escape)
 
     def warnings(self, rate: float) -> list[str]:
         """What has not been said yet; `rate` in dollars an hour since the ledger was asked."""
@@ -70,8 +89,10 @@ class Limits:
         self._next = self._asked + max(_ANEW, 400 * (self._asked - began))
 
     def _now(self, rate: float) -> list[float]:
-        own = rate * (time.monotonic() - self._asked) / 3600
-        return [spent + own for spent in self._spent]
+        """Never less than this work's own gross dollars on top of what was spent at its start."""
+        now, dollars = time.monotonic(), rate / 3600
+        since, whole = dollars * (now - self._asked), dollars * (now - self._begun)
+        return [max(s + since, first + whole) for s, first in zip(self._spent, self._at_first)]
 
 
 def _named(budget: Budget) -> str:

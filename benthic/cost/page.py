@@ -107,9 +107,14 @@ def rate(dollars: float) -> str:
 
 
 def digits(value: float, count: int = 4) -> str:
-    """A number with `count` significant digits, whole from there on; 2572.56 is 2,573."""
+    """A number with `count` significant digits, whole from there on; 2572.56 is 2,573.
+
+    From 1e15 on with an exponent; one beyond all floats is "inf".
+    """
     if not value:
         return "0"
+    if abs(value) >= 1e15:
+        return f"{value:.{count}g}"
     places = max(0, count - 1 - math.floor(math.log10(abs(value)) + 1e-9))
     return f"{value:,.{places}f}"
 

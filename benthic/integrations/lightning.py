@@ -4,11 +4,14 @@
 
 The bill runs from the start of the fit to its end, in one row, on the first rank alone. `tokens`
 tells how many are in a batch; each rank is taken to have as many. A checkpoint marks what is kept.
+The run is the Trainer's root folder where it was given one, else its logger's, which is new for
+each fit: the current folder, where all fits of a project begin, is none.
 Works with `lightning` and with `pytorch_lightning`, whichever is installed.
 """
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from benthic.cost.metering.heart import status_of
@@ -41,8 +44,8 @@ class BillCallback(_callback()):  # type: ignore[misc]
             self._meter.end("failed")
         if not trainer.is_global_zero:
             return
-        where = {"run": trainer.default_root_dir} if trainer.default_root_dir else {}
-        self._meter = meter(self._name or type(pl_module).__name__, **where | self._given)
+        name = self._name or type(pl_module).__name__
+        self._meter = meter(name, **{"run": _folder(trainer)} | self._given)
         self._meter.begin()
 
     def on_train_batch_end(
@@ -65,3 +68,12 @@ class BillCallback(_callback()):  # type: ignore[misc]
         if self._meter:
             self._meter.end(status_of(error))
         self._meter = None
+
+
+def _folder(trainer: Any) -> str:
+    """The fit's own folder; empty where it has none."""
+    root = trainer.default_root_dir
+    if root and Path(root).resolve() != Path().resolve():
+        return str(root)
+    logger = getattr(trainer, "logger", None)
+    return str(getattr(logger, "log_dir", None) or "")

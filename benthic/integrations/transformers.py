@@ -4,8 +4,10 @@
 
 The bill runs from the start of training to its end, in one row, on the first rank alone. Tokens are
 the Trainer's, if its arguments say `include_num_input_tokens_seen`; operations are its estimate,
-too. A checkpoint marks what is kept. The Trainer tells its callbacks nothing of an exception, so
-the heartbeat looks whether `train` still runs, and closes the bill as failed once it does not.
+too. A checkpoint marks what is kept; training that goes on from one is the same attempt, any other
+a new one, whose predecessors in that output folder were in vain. The Trainer tells its callbacks
+nothing of an exception, so the heartbeat looks whether `train` still runs, and closes the bill as
+failed once it does not.
 """
 
 import sys
@@ -23,11 +25,11 @@ from benthic.cost.metering.span import Metered, meter
 class BillCallback(TrainerCallback):
     """Bills to the user's ledger; the arguments are those of `benthic.meter`.
 
-    Name and project are the arguments' `run_name`, else the name is the output folder's.
+    The name, if not given, is `run_name` of the Trainer's arguments, else the output folder's.
     """
 
-    def __init__(self, *, name: str = "", project: str = "", **given: Any) -> None:
-        self._name, self._project, self._given = name, project, given
+    def __init__(self, *, name: str = "", **given: Any) -> None:
+        self._name, self._given = name, given
         self._meter: Metered | None = None
         self._tokens, self._flops = 0.0, 0.0
         meter("checked", **given)  # what cannot be is said before the model is loaded
@@ -44,13 +46,14 @@ class BillCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir or ".")
-        run_name = args.run_name or ""
+        ours: dict[str, Any] = {
+            "run": folder,
+            "resumed": state.global_step > 0,
+            "while_true": _still_training(sys._getframe()),
+        }
         self._meter = meter(
-            self._name or Path(run_name).name or folder.resolve().name,
-            project=self._project or run_name,
-            run=folder,
-            while_true=_still_training(sys._getframe()),
-            **self._given,
+            self._name or Path(args.run_name or "").name or folder.resolve().name,
+            **ours | self._given,
         )
         self._tokens, self._flops = float(state.num_input_tokens_seen), float(state.total_flos)
         self._meter.begin()

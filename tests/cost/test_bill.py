@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,7 +22,7 @@ from benthic.cost.bill.terms import ASSUMED, EXAMPLE, load, price_range
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.entries import Entry, external_id
 from benthic.cost.ledger.ledger import Ledger
-from benthic.cost.page import render
+from benthic.cost.page import digits, render
 
 HOUR = 3600.0
 START = 1_735_689_600.0  # 2025-01-01 in UTC
@@ -81,6 +82,8 @@ ROWS = st.lists(
             "project": st.sampled_from(["", "reef", "=cmd"]),
             "user": st.sampled_from(["ana", "bo"]),
             "run": st.sampled_from(["/runs/1", "/runs/2", "/runs/3"]),
+            "attempt": st.sampled_from(["first", "second"]),
+            "device": st.sampled_from(["H100-SXM", "CPU"]),
             "kept": st.none() | st.floats(0, 1.2),
             "inside": st.booleans(),
             "amend": st.none() | st.sampled_from(["price_per_hour", "purpose", "count", "seconds"]),
@@ -125,6 +128,8 @@ def test_parts_add_up_to_the_cent_whatever_the_rows(found: list[dict[str, Any]])
     if bill.factors:
         product = bill.factors[0] * bill.factors[1] * bill.factors[2]
         assert product == pytest.approx(bill.full / bill.headline.dollars, rel=1e-9)
+    assert shown["ratio"] is None or math.isfinite(shown["ratio"])
+    assert bill.factors or bill.headline.dollars < max(1e-9, 1e-9 * bill.full)
     render(story(bill, drawn=True))
     card(bill)
 
@@ -153,6 +158,82 @@ def test_what_counts_as_headline(ledger: Ledger) -> None:
     assert bill.steps["lost"].hours == pytest.approx(0.75)
     assert bill.steps["ablation"].hours == pytest.approx(1)
     assert bill.full == pytest.approx(2 * 12)
+
+
+def test_an_attempt_that_was_thrown_away_is_no_headline(ledger: Ledger) -> None:
+    """Cut off after 100 hours, of which 90 were saved, and begun anew: ten hours are the run."""
+    cut = {"status": "interrupted", "seconds_productive": 90 * HOUR, "hours": 100}
+    bill = billed(
+        ledger,
+        row("old", run="/r/x", attempt="first", **cut),
+        row("new", run="/r/x", attempt="second", hours=10),
+        row("same", run="/r/y", attempt="first", **cut),
+        row("later", run="/r/y", attempt="first", hours=10),
+    )
+    assert bill.headline.hours == pytest.approx(10 + 90 + 10)
+    assert bill.steps["failed"].hours == pytest.approx(100 + 10)
+    ended = {("pretrain", "/r/x", "second"), ("pretrain", "/r/y", "first")}
+    assert room.ended_attempts(ledger) == ended
+    assert room.ended_attempts(ledger, ["/r/x"]) == {("pretrain", "/r/x", "second")}
+
+
+def test_the_largest_runs_by_the_owners_rate(ledger: Ledger, tmp_path: Path) -> None:
+    rows = [row(str(i), hours=1 + i, tokens=5, joules=1.0) for i in range(12)]
+    rows += [row("more", run="/runs/11", hours=2, purpose="chat", tokens=7)]
+    rows += [row("cpu", device="CPU", hours=20, price_per_hour=0.5)]
+    bill = billed(ledger, *rows)
+    assert [run.run for run in bill.runs] == [f"/runs/{i}" for i in range(11, 4, -1)] + [
+        "/runs/cpu",
+        "/runs/4",
+        "/runs/3",
+    ]
+    first = bill.runs[0]
+    assert (first.amount.dollars, first.amount.hours, first.amount.rows) == (28, 14, 2)
+    assert first.tokens == 12 and bill.run_count == 13
+    rates = terms_file(tmp_path, "[rates]\nCPU = { value = 9, unit = 'USD/GPU-hour' }")
+    dearest = draw_up(ledger, load(rates)).runs[0]
+    assert (dearest.run, dearest.amount.dollars) == ("/runs/cpu", 180)
+    assert draw_up(ledger, purpose="chat").run_count == 1
+
+
+def test_work_side_by_side_is_told_of(ledger: Ledger) -> None:
+    """One GPU for ten hours at two dollars is 20 dollars, however many jobs ran on it at once."""
+    shell = row("shell", purpose="idle", hours=10)
+    jobs = [
+        row(key, purpose="ablation", hours=10, parent=external_id("shell")) for key in ("a", "b")
+    ]
+    bill = billed(ledger, shell, jobs[0])
+    assert bill.full == 20 and "side by side" not in render(story(bill))
+    bill = billed(ledger, jobs[1])
+    assert bill.full == 20 and bill.shared_hours == 10
+    assert "10 device-hours more than the row had" in render(story(bill))
+
+
+def test_a_step_has_one_figure_wherever_it_is_told(ledger: Ledger) -> None:
+    """5,600.5 dollars are 5,600 alone, and 5,601 after 10,000.5 in a column that adds up."""
+    bill = billed(
+        ledger,
+        row("a", price_per_hour=10_000.5),
+        row("b", price_per_hour=5_600.5, status="failed"),
+        row("c", price_per_hour=7_000.25, purpose="idle"),
+    )
+    page = story(bill)
+    steps = next(s for s in page.sections if s.title == "From headline to all of it")
+    told = {cells[0]: cells[2].strip("+") for cells in steps.blocks[-1].rows}  # type: ignore[union-attr]
+    numbers = {number.label: number.value for number in page.numbers}
+    assert numbers["Failed and interrupted"] == told["failed and interrupted"] == "$5,601"
+    assert numbers["Idle"] == told["idle: paid for, unused"] == "$7,000"
+    assert f"{numbers['Idle']}, 1.0 device-hours" in render(page)
+    assert numbers["Headline: final runs"] == "$10,000" and numbers["Everything"] == "$22,601"
+
+
+def test_a_headline_of_next_to_nothing_has_no_ratio(ledger: Ledger) -> None:
+    bill = billed(ledger, row("a", price_per_hour=2e-309), row("b", status="failed"))
+    assert bill.factors is None
+    page = render(story(bill, drawn=True))
+    assert "had no price, so they count $0.00" in page and "times as much" not in page
+    card(bill)
+    assert (digits(float("inf")), digits(2e16), digits(2572.56)) == ("inf", "2e+16", "2,573")
 
 
 def test_a_run_that_ended_outside_the_span_keeps_its_headline(ledger: Ledger) -> None:
@@ -286,11 +367,9 @@ def test_an_owners_rate_and_people(ledger: Ledger, tmp_path: Path) -> None:
     assert factors and factors[0] * factors[1] * factors[2] == pytest.approx(bill.full / 20)
     assert bill.spread["full"].p10 < bill.full < bill.spread["full"].p90
     assert bill.spread["headline"].p10 == bill.spread["headline"].p90  # rent is as paid
-    assert [swing.key for swing in bill.swings] == ["people.research.pay", "rates.H100-SXM"][
-        :: 1 if bill.swings[0].key.startswith("people") else -1
-    ]
-    widest = max(swing.width for swing in bill.swings)
-    assert widest == pytest.approx(max(24 * 1.0, 10_000 / 365))
+    assert [swing.key for swing in bill.swings] == ["people.research.pay", "rates.H100-SXM"]
+    widths = [swing.width for swing in bill.swings]  # of one day of two halves, of 24 hours
+    assert widths == pytest.approx([10_000 / 365, 24 * 1.0])
     told = render(story(bill, drawn=True))
     assert "From bill.toml" in told and "people.research.pay" in told
 

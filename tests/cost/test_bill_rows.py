@@ -1,16 +1,25 @@
 """Rows, amendments and budgets as people see and set them."""
 
+import io
 import json
 import time
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benthic.cost.bill.rows import amend, budget, show_list, show_one, standing
+from benthic import cli_cost
+from benthic.cost.bill.bill import draw_up
+from benthic.cost.bill.report import card, page_of, to_dict
+from benthic.cost.bill.report import show as report
+from benthic.cost.bill.rows import amend, budget, plan, show_list, show_one, standing
+from benthic.cost.bill.spread import weigh
+from benthic.cost.bill.terms import load, price_range
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.entries import Entry, external_id
 from benthic.cost.ledger.ledger import Ledger, LedgerError
+from benthic.cost.page import render
 
 HOSTILE = "evil\x1b[31m\u202e<b>"
 START = 1_735_689_600.0
@@ -177,3 +186,104 @@ def test_a_forecast_is_of_the_last_thirty_days(path: Path) -> None:
         (found,) = (s for s in (standing(ledger, b, now) for b in ledger.budgets()))
     assert found.spent == pytest.approx(22) and found.left == pytest.approx(40)
     assert found.a_day == pytest.approx(2.0) and found.days == pytest.approx(20)
+
+
+@pytest.mark.parametrize("nothing", ["0", "$0", "0.00 USD"])
+def test_a_budget_of_nothing_is_one(
+    nothing: str, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget("rl", nothing, hard=True, ledger=path)
+    assert "used up" in out(capsys)
+    with Ledger(path) as ledger:
+        (found,) = ledger.budgets()
+    assert found.dollars == 0.0 and found.hard
+    with pytest.raises(CostError, match=r"must be between 0\.01"):
+        budget("rl", "0.001", ledger=path)
+
+
+def test_a_plan_that_was_printed_is_held_against_the_bill(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cli_cost.plan("llama-3.1-8b", count=8, tokens="1B", json=True)
+    text = out(capsys)
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    assert plan("/runs/1", file, ledger=path) == 0
+    told = out(capsys)
+    assert told.startswith("/runs/1: planned ") and "no row of that run" not in told
+    report(ledger=path, json=True)
+    found = {held["quantity"]: held for held in json.loads(out(capsys))["plans"]}
+    made = json.loads(text)
+    for quantity, metered in (("gpu_hours", 1.0), ("dollars", 2.0)):
+        assert found[quantity]["run"] == "/runs/1" and found[quantity]["metered"] == metered
+        assert found[quantity]["planned"] == made[quantity]
+    report(ledger=path)
+    assert "Plan against metered" in out(capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    plan("/runs/none", Path("-"), ledger=path)
+    assert "no row of that run yet" in out(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nothing", "is no JSON"),
+        ("[{}, {}]", "has 2 plans"),
+        ("3", "no gpu_hours"),
+        ('{"gpu_hours": {"p10": 1, "p50": 2, "p90": 3}}', "no dollars"),
+        ('{"gpu_hours": {"p10": 3, "p50": 2, "p90": 1}}', "in that order"),
+        ('{"gpu_hours": {"p10": 1, "p50": 2, "p90": NaN}}', "is no JSON"),
+        ('{"x": 1e999}', "is no JSON"),
+        ('{"gpu_hours": {"p10": 1, "p50": 2, "p90": 1' + "0" * 400 + "}}", "no gpu_hours"),
+        ('{"gpu_hours": {"p10": "1", "p50": 2, "p90": 3}}', "no gpu_hours"),
+        ("[" * 100_000, "is no JSON"),
+    ],
+)
+def test_what_is_no_plan_is_a_sentence(text: str, says: str, path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(CostError, match=says) as caught:
+        plan("/runs/1", file, ledger=path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CostError, match="cannot be read"):
+        plan("/runs/1", tmp_path / "none.json", ledger=path)
+    with Ledger(path) as ledger:
+        assert not ledger.plans()
+
+
+def test_a_card_does_not_tell_what_was_asked_for(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for asked in ({"project": "secret-reef"}, {"user": "secret-ana"}, {"user": "ana"}):
+            bill = draw_up(ledger, **asked)
+            assert "secret" not in card(bill) and "ana" not in card(bill)
+            assert asked == bill.filters
+
+
+def test_a_rate_of_no_row_is_told(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "terms.toml"
+    rate = '= { value = 9, unit = "USD/GPU-hour" }\n'
+    for rates, said in (
+        (f"H100-SXM {rate}", []),
+        (f"all {rate}", []),
+        (f"H100-SXM {rate}H100-SMX {rate}", ["H100-SMX"]),
+        (f"H100-SXM {rate}all {rate}", ["all"]),
+    ):
+        file.write_text(f"[rates]\n{rates}")
+        with Ledger(path) as ledger:
+            bill = draw_up(ledger, load(file))
+            empty = draw_up(ledger, load(file), project="none")
+        weigh(bill)
+        assert to_dict(bill)["rates_unused"] == said
+        page = render(page_of(bill))
+        assert ("unused rate" in page) == bool(said)
+        assert all(f"of {name!r}" in unescape(page) for name in said)
+        assert to_dict(empty)["rates_unused"] == []
+
+
+def test_people_s_words_are_no_range_of_a_price() -> None:
+    for source in ("amended: list price (1 to 4)", "given by ana (1 to 4)", "--price, 1 to 4"):
+        assert price_range(2.5, source) == (2.5, 2.5)
+    assert price_range(2.5, "catalog: rent.h100-sxm (1 to 4), 2026") == (1.0, 4.0)

@@ -139,6 +139,29 @@ def test_a_row_is_cut_at_the_months_of_utc(ledger: Ledger, monkeypatch: pytest.M
     assert float(rows[1]["ConsumedQuantity"]) == pytest.approx(24 * 31, rel=1e-4)
 
 
+def test_what_an_attempt_begun_anew_threw_away_is_no_list_cost(ledger: Ledger) -> None:
+    cut = {"run": "/runs/x", "status": "interrupted", "seconds_productive": 1800.0}
+    ledger.add(
+        [
+            row("a", attempt="first", **cut),
+            row("b", attempt="second", **cut),
+            row("c", attempt="second", run="/runs/x", hours=2.0),
+        ]
+    )
+    rows = written(ledger)
+    lost = [float(found["ListCost"]) for found in rows if found["x_Outcome"] == "interrupted"]
+    assert sorted(lost) == [0, 1]
+    assert total(rows, "ListCost") == pytest.approx(draw_up(ledger).headline.dollars) == 5.0
+
+
+@pytest.mark.parametrize("given", [{"name": "   "}, {"run": "  "}, {"user": " "}, {"name": " a "}])
+def test_blanks_are_no_text(ledger: Ledger, given: dict[str, str]) -> None:
+    ledger.add([row("a", **given)])
+    (found,) = written(ledger)
+    assert all(cell == cell.strip() for cell in found.values())
+    assert found["ResourceName"] == ("" if "run" in given else "a")
+
+
 def test_the_mapping(ledger: Ledger) -> None:
     ledger.add(
         [
@@ -167,7 +190,7 @@ def test_cells_never_start_a_formula(ledger: Ledger) -> None:
         for i, text in enumerate(HOSTILE)
     )
     target = ledger.path.with_name("out.csv")
-    write(ledger, target, House(account="=1", provider="=2", site="@3"), Terms())
+    write(ledger, target, House(account="=1", site="@3"), Terms())
     raw = target.read_bytes()
     assert b"\x00" not in raw
     for found in read(target):
@@ -218,7 +241,7 @@ def test_a_failure_on_the_way_leaves_the_old_file(
 def test_a_file_with_many_faults_is_whole_and_says_so(ledger: Ledger) -> None:
     ledger.add(row(str(i)) for i in range(MOST + 50))
     target = ledger.path.with_name("out.csv")
-    done = write(ledger, target, House(account="lab", provider=" "), Terms())
+    done = write(ledger, target, House(account="lab", site=" "), Terms())
     assert len(done.faults) == MOST and len(read(target)) == done.rows == MOST + 50
 
 

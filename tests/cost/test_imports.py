@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benthic.cost.catalog.load import load
 from benthic.cost.imports import Found, RecordError, kinds, read
+from benthic.cost.imports.command import bring
 from benthic.cost.imports.times import span
 from benthic.cost.ledger.ledger import Entry, Ledger, external_id
 
@@ -61,6 +62,40 @@ def test_overlapping_export_copied_elsewhere_adds_only_what_is_new(tmp_path: Pat
         assert ledger.add(read(first, price=2, timezone="UTC").entries) == (2, 0)
         # Neither the zone nor a price given later makes another row of the same work.
         assert ledger.add(read(later, price=3, timezone="Asia/Tokyo").entries) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "says"),
+    [
+        ("run,started,hours,gpus,device", "a,2025-03-17T10:00Z,2,8,H100", "device"),
+        ("run,started,ended,gpus", "a,2025-03-17T10:00Z,2025-03-17T12:00Z,8", ""),
+        ("run,name,started,hours,gpus", "a,exp,2025-03-17T10:00Z,2,8", ""),
+        ("name,started,hours,gpus", "a,2025-03-17T10:00Z,3,8", "seconds 7200 to 10800"),
+    ],
+)
+def test_columns_more_make_no_row_more_and_other_figures_are_told(
+    header: str, cells: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    first = "run,started,hours,gpus"
+    bring(own(tmp_path, "a,2025-03-17T10:00Z,2,8", header=first), ledger=ledger)
+    capsys.readouterr()
+    bring(own(tmp_path, cells, header=header), ledger=ledger)
+    told = capsys.readouterr().out
+    assert "0 rows added, 1 there already" in told
+    assert says in told and ("say otherwise than the ledger" in told) == bool(says)
+    if says.startswith("seconds"):  # what was put right by hand is no news
+        with Ledger(ledger) as opened:
+            (row,) = opened.query()
+            opened.amend(row.id, "seconds", 9000, reason="clock")
+        bring(own(tmp_path, cells, header=header), ledger=ledger)
+        assert "otherwise" not in capsys.readouterr().out
+
+
+def test_rows_of_one_run_and_start_with_other_figures_are_told(tmp_path: Path) -> None:
+    found = read(own(tmp_path, "a,2025-03-17,1,1,", "a,2025-03-17,2,1,"), timezone="UTC")
+    (told,) = found.left_out
+    assert one(found).seconds == 3600 and "a: seconds 3600 to 7200" in told
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benthic.cost.imports import Found, RecordError, read
-from benthic.cost.ledger.ledger import Entry
+from benthic.cost.imports.command import bring
+from benthic.cost.ledger.ledger import Entry, Ledger
 
 SACCT = (
     "JobID|JobName|User|Account|Partition|State|ElapsedRaw|Start|End|AllocTRES|AllocCPUS|"
@@ -116,13 +117,79 @@ def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
         ),
         ("JobID           JobName  Partition\n------- ----- ----\n", "--parsable2"),
         (SACCT + job(seconds="soon"), "is no duration"),
-        (SACCT + job() + "|x|y", "15 cells for 13 columns"),
         (SACCT + job("").lstrip(), "has no JobID"),
     ],
 )
 def test_bad_sacct_is_one_sentence(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(RecordError, match=match):
         read(put(tmp_path / "s.txt", text))
+
+
+def test_a_pipe_in_a_text_leaves_out_its_row_alone(tmp_path: Path) -> None:
+    shifted = job("8").replace("|train|", "|a | b|")
+    found = read(slurm(tmp_path, job("7"), shifted, job("9")), timezone="UTC")
+    assert [e.run for e in found.entries] == ["sacct:7", "sacct:9"]
+    (told,) = found.left_out
+    assert "(row 3)" in told and "holds '|'" in told and "--format without JobName" in told
+
+
+def test_slurm_rows_have_one_key_whatever_the_columns(tmp_path: Path) -> None:
+    tres = "gres/gpu:a100=2,gres/gpu:v100=1"
+    keys = []
+    for header, row in (
+        ("JobID|JobIDRaw|Cluster|AllocTRES", f"8_4|12|c1|{tres}"),
+        ("JobIDRaw|JobID|AllocTRES", f"12|8_4|{tres}"),
+        ("JobID|NodeList", "8_4|n1"),
+    ):
+        text = f"{header}|State|ElapsedRaw|Start\n{row}|COMPLETED|60|2025-03-17T10:00:00\n"
+        found = read(put(tmp_path / "s.txt", text), count=2, timezone="UTC")
+        keys.append([e.external for e in found.entries])
+        assert found.entries[0].run == "sacct:8_4"
+    assert len(keys[0]) == 2 and keys[0] == keys[1] and keys[2] == keys[0][:1]
+    text = "JobIDRaw|AllocTRES|State|ElapsedRaw|Start\n12|gres/gpu=1|COMPLETED|60|2025-03-17\n"
+    found = read(put(tmp_path / "s.txt", text), timezone="UTC")
+    assert any("JobIDRaw" in line for line in found.assumed)
+
+
+def test_secrets_of_a_file_are_not_kept(tmp_path: Path) -> None:
+    text = (
+        "JobID|State|ElapsedRaw|Start|AllocTRES|SubmitLine\n1|COMPLETED|60|2025-03-17|gres/gpu=1|"
+        "sbatch --export=ALL,WANDB_API_KEY=s3cr3t j.sh\n"
+    )
+    entry = one(read(put(tmp_path / "s.txt", text), timezone="UTC"))
+    assert entry.command == "sbatch --export=ALL,WANDB_API_KEY=*** j.sh"
+    files = folder(tmp_path, "x", {"startedAt": "2025-03-17T10:00:00", "program": "t.py"}, {})
+    args = ["--data", "https://u:s3cr3t@h/x", "--max-tokens=512", "hf_abcdefghijklmnopqrst"]
+    meta = {"startedAt": "2025-03-17T10:00:00", "program": "t.py", "args": args}
+    put(files / "wandb-metadata.json", json.dumps(meta))
+    put(files / "wandb-summary.json", '{"_wandb": {"runtime": 60}}')
+    kept = one(read(files.parent)).command
+    assert "s3cr3t" not in kept and "hf_" not in kept and "--max-tokens=512" in kept
+    rows = "run,started,hours,note\na,2025-03-17,1,password: s3cr3t\n"
+    assert one(read(put(tmp_path / "t.csv", rows), timezone="UTC")).note.startswith("password: ***")
+
+
+def test_wandb_without_id_does_not_double(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ',"finished","2025-03-17T10:00:00.000Z","3600"\n'
+    bare = put(tmp_path / "b.csv", f'"Name","State","Created","Runtime"\n"base"{line}')
+    full = put(tmp_path / "f.csv", f'"Name","ID","State","Created","Runtime"\n"base","abc"{line}')
+    assert any("Without the column ID" in told for told in read(bare).assumed)
+    assert not any("ID" in told for told in read(full).assumed)
+    for place, (first, then) in enumerate(((bare, full), (full, bare))):
+        path = tmp_path / f"{place}.sqlite"
+        bring(first, ledger=path)
+        capsys.readouterr()
+        bring(then, ledger=path)
+        told = capsys.readouterr().out
+        assert "0 rows added, 1 there already" in told and "without ID" in told
+    others = put(tmp_path / "o.csv", f'"Name","ID","State","Created","Runtime"\n"base","xyz"{line}')
+    path = tmp_path / "full.sqlite"
+    bring(full, ledger=path)
+    bring(others, ledger=path)
+    with Ledger(path) as ledger:
+        assert {row.run for row in ledger.query()} == {"wandb:abc", "wandb:xyz"}
 
 
 def test_wandb_export(tmp_path: Path) -> None:
@@ -189,7 +256,7 @@ def test_wandb_folders(tmp_path: Path) -> None:
     ]
     first = found.entries[0]
     assert (first.started, first.count, first.host) == (1742205600.123456, 8, "n1")
-    assert first.command == "t.py --api_key=*** --lr 1"
+    assert first.command == "t.py '--api_key=***' --lr 1"
     assert len(found.left_out) == 2 and any("may still run" in line for line in found.left_out)
     copy = tmp_path / "elsewhere"
     os.rename(tmp_path / "wandb" / "run-20250317_110000-one", copy)

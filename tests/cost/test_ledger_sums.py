@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.ledger.entries import AMENDABLE, PURPOSES, Amendment, Billed, Group, amended_value
+from benthic.cost.ledger.entries import AMENDABLE, PURPOSES, Billed, Group, amended_value
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, Usage, external_id
 from benthic.cost.ledger.sums import BY, billed_reference, groups_reference
 
@@ -62,8 +62,66 @@ def test_a_reservation_keeps_what_nobody_used(ledger: Ledger) -> None:
 
 
 def test_work_inside_is_never_more_than_all(ledger: Ledger) -> None:
-    ledger.add([IDLE, inside("one"), inside("two", count=80), inside("three", purpose="rl")])
-    assert seconds(ledger) == {"idle": 0.0, "pretrain": 7200.0, "rl": 3600.0}
+    """Of 8 devices for an hour: 8 and 16 and 8 of them, so each counts a quarter of its hours."""
+    ledger.add([IDLE, inside("one"), inside("two", count=16), inside("three", purpose="rl")])
+    assert seconds(ledger) == {"idle": 0.0, "pretrain": 1800.0, "rl": 900.0}
+    (everything,) = ledger.groups()
+    assert everything.device_seconds == 8 * 3600 and everything.dollars == 16.0
+    assert everything.device_seconds_shared == 3 * 8 * 3600
+    assert ledger.find(external_id("two")).seconds_billable == 900.0
+    assert [row.seconds_kept for row in ledger.query(ids=[external_id("one")])] == [450.0]
+
+
+def test_what_is_inside_crowded_work_counts_in_proportion_too(ledger: Ledger) -> None:
+    deep = replace(inside("deep", purpose="rl", seconds=1800.0), parent=external_id("one"))
+    ledger.add([IDLE, inside("one"), inside("two"), deep])
+    assert seconds(ledger) == {"idle": 0.0, "pretrain": 900.0 + 1800.0, "rl": 900.0}
+    assert ledger.find(external_id("deep")).seconds_billable == 900.0
+
+
+def test_work_on_other_devices_takes_no_hours_off(ledger: Ledger) -> None:
+    """A GPU that is held for ten hours costs all of them, whatever a CPU did meanwhile."""
+    ledger.add([replace(IDLE, count=1), inside("one", device="cpu", count=1, price_per_hour=0.1)])
+    assert [round(group.dollars, 9) for group in ledger.groups(("device",))] == [0.1, 2.0]
+    ledger.amend(external_id("one"), "device", "gpu", reason="it was the GPU")
+    assert [group.seconds for group in ledger.groups(("purpose",))] == [0.0, 3600.0]
+
+
+def test_a_clock_set_back_doubles_nothing(ledger: Ledger) -> None:
+    """The outer row was closed by a clock an hour behind: at its start, so its seconds count."""
+    outer = replace(IDLE, started=9000.0, heartbeat=9000.0, ended=9000.0, seconds=200.0)
+    times = {"started": 9010.0, "heartbeat": 9010.0, "ended": 9010.0}
+    early = {"started": 5400.0, "heartbeat": 5500.0, "ended": 5500.0}
+    ledger.add([outer, inside("one", **times, seconds=90.0)])
+    assert seconds(ledger) == {"idle": 110.0, "pretrain": 90.0}
+    ledger.add([inside("two", **early, seconds=100.0)])  # began after the clock was set back
+    assert seconds(ledger) == {"idle": 10.0, "pretrain": 190.0}
+
+
+def test_what_a_cut_off_row_kept_is_less_what_ran_inside(ledger: Ledger) -> None:
+    """Ten hours, saved to the eighth, with three hours of evaluation inside: five were kept."""
+    outer = replace(
+        IDLE, purpose="pretrain", status="interrupted", heartbeat=36e3, ended=36e3, seconds=36e3
+    )
+    ledger.add(
+        [
+            replace(outer, seconds_productive=28_800.0),
+            inside("eval", purpose="evaluation", seconds=10_800.0, heartbeat=2e4, ended=2e4),
+        ]
+    )
+    (kept,) = ledger.groups((), purpose="pretrain")
+    assert (kept.seconds, kept.seconds_kept) == (7 * 3600, 5 * 3600)
+    assert ledger.find(external_id("idle")).seconds_kept == 5 * 3600
+
+
+def test_rows_that_name_each_other_as_parents_can_be_read(ledger: Ledger) -> None:
+    ring = [
+        replace(ROW, external=str(n), parent=external_id(str((n + 1) % 3)), count=1 + n)
+        for n in range(3)
+    ]
+    ledger.add(ring)
+    (group,) = ledger.groups()
+    assert 0 <= group.device_seconds <= 6 * 3600
 
 
 def test_what_outlives_the_outer_row_takes_off_its_part(ledger: Ledger) -> None:
@@ -209,7 +267,8 @@ def test_sql_agrees_with_python(
         for number, (field, value) in amendments:
             if number < len(ids):
                 ledger.amend(ids[number], field, value, reason=f"reason {number}")
-        expected = _expected(entries, ledger.amendments())
+        expected = billed_reference(entries, ledger.amendments())
+        _within_their_roots(expected)
         found = {row.id: row for row in ledger.query()}
         assert found.keys() == expected.keys()
         for row_id, row in found.items():
@@ -233,14 +292,18 @@ def _entry(number: int, row: dict[str, Any]) -> Entry:
     return replace(ROW, id=external_id(str(number)), **row, **times)
 
 
-def _expected(entries: list[Entry], amendments: list[Amendment]) -> dict[str, Billed]:
-    """From the innermost row to the outermost, as a row is always inside an earlier one."""
-    found: dict[str, Billed] = {}
-    for entry in reversed(entries):
-        newest = {a.field: a for a in amendments if a.entry == entry.id}
-        children = [row for row in found.values() if row.parent == entry.id]
-        found[entry.id] = billed_reference(entry, children, newest)
-    return found
+def _within_their_roots(rows: dict[str, Billed]) -> None:
+    """What is wholly inside counts no more hours of its devices than the outermost row had."""
+    roots: dict[str, str] = {}
+    counted: dict[str, float] = {}
+    for row in sorted(rows.values(), key=lambda row: int(row.external or 0)):  # outermost first
+        outer = rows.get(row.parent or "")
+        within = outer and outer.started <= row.started and row.heartbeat <= (outer.ended or 0)
+        same = outer and within and outer.device == row.device
+        roots[row.id] = root = roots[outer.id] if outer and same else row.id
+        counted[root] = counted.get(root, 0.0) + row.seconds_billable * row.count
+    for root, total in counted.items():
+        assert total <= rows[root].seconds * rows[root].count * (1 + 1e-9) + 1e-6
 
 
 def _figures(row: Billed) -> dict[str, Any]:

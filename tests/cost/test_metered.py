@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,11 +29,12 @@ from benthic.cost.ledger.ledger import Ledger, LedgerError
 from benthic.cost.limits import Limits
 from benthic.cost.metering import child as child_room
 from benthic.cost.metering import gpus as gpus_room
+from benthic.cost.metering import heart as heart_room
 from benthic.cost.metering.child import Child, NotRun, program
 from benthic.cost.metering.descendants import Tree, below
 from benthic.cost.metering.gpus import find
 from benthic.cost.metering.heart import Gauge, Heart
-from benthic.cost.metering.held import Held, gpus_held, hold, is_first, machines
+from benthic.cost.metering.held import Holding, gpus_held, hold, is_first, machines
 from benthic.cost.metering.masking import LONGEST, mask_text, masked
 from benthic.cost.metering.metered import name_of, nearest_purpose
 from tests.billed import eventually, row, rows
@@ -83,7 +85,7 @@ def alive(pid: int) -> bool:
     return any(process.pid == pid for process in below(1)) or Path(f"/proc/{pid}").exists()
 
 
-def machine(**given: Any) -> Held:
+def machine(**given: Any) -> Holding:
     return hold(device="cpu", price=1.0, environ={}, **given)
 
 
@@ -194,6 +196,39 @@ def test_a_command_that_cannot_be_run(tmp_path: Path, private_ledger: Path) -> N
     done = metered(str(headless))
     assert done.returncode == 126 and "is no program: begin it with a line like" in done.stderr
     assert (row(private_ledger).status, row(private_ledger).exit_code) == ("failed", 126)
+
+
+@pytest.mark.parametrize("options", [[], ["--purpose", "data"]])
+def test_a_command_without_its_dashes(private_ledger: Path, options: list[str]) -> None:
+    code = "import sys; from benthic.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "meter", *options, "echo", "hi there"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stderr == (
+        "benthic: 'echo' is no option of the meter: write -- before the command, as in: "
+        "benthic meter -- echo 'hi there'\n"
+    )
+
+
+def test_a_folder_that_is_gone(private_ledger: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = METER.replace("import json", f"import os; os.rmdir({str(gone)!r})\nimport json")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "{}", "echo", "ran"],
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (125, "") and done.stderr.startswith(
+        "benthic: the current folder has been deleted: change to one that exists"
+    )
 
 
 def test_arguments_that_are_too_long(private_ledger: Path) -> None:
@@ -344,6 +379,36 @@ def test_budgets_refuse_warn_and_stop(private_ledger: Path) -> None:
     assert 100 <= found.dollars < 100 + 278 * 5 and found.note.startswith("stopped: the budget")
     done = metered(*python("import time; time.sleep(0.4)"), project="near", price=1e6, quiet=True)
     assert done.stderr == ""
+
+
+def test_work_that_meters_itself_is_stopped_all_the_same(private_ledger: Path) -> None:
+    """Under another project's name, so that the outer row's own dollars are next to nothing."""
+    with Ledger(private_ledger) as ledger:
+        ledger.budget_set("project", "short", 100.0)
+    code = """
+import time, benthic
+with benthic.meter("x", project="long", heartbeat=0.05): time.sleep(60)
+"""
+    soon = "import benthic.cost.limits as limits; limits._ANEW = 0.3\n" + METER
+    flags = {"project": "short", "price": 4e5, "heartbeat": 0.05, "budget_stop": True}
+    done = subprocess.run(
+        [sys.executable, "-c", soon, json.dumps(flags), sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 3 and "the command is asked to end" in done.stderr
+
+
+def test_a_spent_budget_is_passed_by_on_demand_only(private_ledger: Path) -> None:
+    with Ledger(private_ledger) as ledger:
+        ledger.budget_set("purpose", "ablation", 0.0, hard=True)
+    assert "--anyway starts it" in metered("true", purpose="ablation").stderr
+    done = metered("echo", "ran", purpose="ablation", anyway=True)
+    assert (done.returncode, done.stdout) == (0, "ran\n") and "is spent" in done.stderr
+    assert metered("true", purpose="ablation", anyway=True, budget_stop=True).returncode == 3
+    assert row(private_ledger).purpose == "ablation"
 
 
 def test_budgets_are_spoken_of_once(private_ledger: Path) -> None:
@@ -586,7 +651,7 @@ def test_gpus_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_gpus_are_read(nvml: Callable[..., Nvml], tmp_path: Path) -> None:
     stub = nvml(2)
     held = hold(environ={})
-    assert held.device == "NVIDIA H100 80GB HBM3" and held.count == 2
+    assert held.device == "H100-SXM" and held.count == 2
     assert held.price > 1 and held.price_source.startswith("catalog: rent.h100-sxm (")
     gauge = Gauge(held, with_self=True, powercap=tmp_path)
     assert gauge.energy_source == "nvml"
@@ -598,8 +663,74 @@ def test_gpus_are_read(nvml: Callable[..., Nvml], tmp_path: Path) -> None:
     assert usage.gpus == 2 and usage.gpu_busy == pytest.approx(0.75)
     stub.used = [1_006_000, 7_000]  # the second was reset
     assert gauge.read(tokens=0, flops=0.0, productive=None).joules == pytest.approx(13.0)
+
+
+def test_a_counter_that_does_not_answer_once_loses_nothing(
+    nvml: Callable[..., Nvml], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub = nvml(1)
+    gauge = Gauge(hold(environ={}, watts=100.0), with_self=True, powercap=tmp_path)
+    gpus = gauge._gpus
+    assert gpus is not None
+    stub.energy, stub.busy = False, [100]
+    gpus._counted -= 10
+    usage = gauge.read(tokens=0, flops=0.0, productive=None)
+    assert usage.joules == pytest.approx(1000.0, rel=0.1) and "an estimate" in gauge.gap
+    gauge.look()
+    assert caplog.text.count("cannot be read") == 1
+    stub.energy, stub.used = True, [1_500_000]
+    gpus._at -= 10
+    usage = gauge.read(tokens=0, flops=0.0, productive=None)
+    assert usage.joules == 500.0 and usage.joules_low is None and gauge.gap == ""
+    assert usage.gpu_busy == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_counter_that_stays_dead_is_stood_in_for_by_an_estimate(
+    nvml: Callable[..., Nvml], private_ledger: Path, tmp_path: Path
+) -> None:
+    stub = nvml(2)
+    gauge = Gauge(hold(environ={}), with_self=True, powercap=tmp_path)
+    heart = Heart(private_ledger, gauge, interval=5)
+    with Ledger(private_ledger) as ledger:
+        heart.begin(ledger, replace(span(), note="mine"))
+    stub.used = [1_003_000, 2_004_000]
+    gauge.look()
     stub.energy = False  # fell off the bus
-    assert gauge.read(tokens=0, flops=0.0, productive=None).joules == pytest.approx(13.0)
+    assert gauge._gpus is not None
+    gauge._gpus._counted -= 100
+    heart.end("done", note="also")
+    found = row(private_ledger)
+    assert found.joules == pytest.approx(7 + 2 * 956.25 * 100, rel=0.01)
+    assert found.joules_low == pytest.approx(7 + 2 * 548.25 * 100, rel=0.01)
+    assert found.joules_high == pytest.approx(7 + 2 * 1083.75 * 100, rel=0.01)
+    assert found.note.startswith("mine; also; energy of the last 100 s is an estimate, since NVML")
+    assert "a H100-SXM with its share of the server" in found.note
+
+
+def test_counters_are_read_however_long_the_heartbeat(
+    private_ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package's counter turns twice, which two readings alone could not tell."""
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in [("name", "package-0"), ("max_energy_range_uj", "9000000")]:
+        (zone / name).write_text(text)
+    counter = zone / "energy_uj"
+    counter.write_text("0")
+    monkeypatch.setattr(heart_room, "_FIRST", 3600.0)
+    monkeypatch.setattr(heart_room, "_LOOK", 0.02)
+    gauge = Gauge(machine(), with_self=True, powercap=tmp_path)
+    heart = Heart(private_ledger, gauge, interval=3600)
+    with Ledger(private_ledger) as ledger:
+        heart.begin(ledger, span())
+    heart.start()
+    for total in range(3_000_000, 24_000_001, 3_000_000):
+        fresh = tmp_path / "fresh"
+        fresh.write_text(str(total % 9_000_000))
+        fresh.replace(counter)  # a reader sees the old figure or the new one
+        eventually(lambda total=total: gauge._rapl._total == total)  # type: ignore[misc]
+    heart.end("done")
+    assert row(private_ledger).joules == 24.0
 
 
 def test_gpus_of_other_machines_are_estimated_from_those_here(
@@ -637,6 +768,23 @@ def test_prices_are_never_silently_nothing(nvml: Callable[..., Nvml]) -> None:
     assert hold(device="cpu", environ={}).gpus is None
     with pytest.raises(ValueError, match=r"no rent is known for H20: .*; or give a price"):
         hold(device="h20", environ={})
+
+
+@pytest.mark.parametrize(
+    ("driver", "device"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
+        ("NVIDIA RTX A6000 48GB", "RTX-A6000"),
+        ("NVIDIA Riddle 9000 80GB", "NVIDIA Riddle 9000 80GB"),
+    ],
+)
+def test_a_drivers_name_is_the_catalogs(
+    nvml: Callable[..., Nvml], driver: str, device: str
+) -> None:
+    nvml(1, name=driver)
+    assert hold(environ={}).device == device
 
 
 def test_two_kinds_of_gpu_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,22 @@
 """`with benthic.meter(...)`: what a block of a script is billed, how it ends, and what nests."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import benthic
 from benthic.cost.ledger.ledger import Ledger, LedgerError
+from benthic.cost.limits import OverBudget
 from benthic.cost.metering.descendants import largest_self
+from benthic.cost.metering.gpus import Gpus
+from benthic.cost.metering.held import hold, processor
 from tests.billed import eventually, row, rows
 
 SCRIPT = """
@@ -113,6 +118,161 @@ def test_blocks_inside_are_billed_once(private_ledger: Path) -> None:
     assert (third.parent, second.parent, first.parent) == (second.id, first.id, None)
     billed = sum(found.seconds_billable for found in (first, second, third))
     assert billed == pytest.approx(first.seconds)
+
+
+OUTER: dict[str, Any] = {
+    **{"purpose": "final", "project": "reef", "device": "h100", "count": 2, "price": 100.0},
+    "heartbeat": 0.05,
+}
+
+
+def test_what_is_not_given_is_the_outer_rows(private_ledger: Path) -> None:
+    """So that the outer one's dollars stay in its purpose and project, at its price."""
+    with benthic.meter("outer", **OUTER), benthic.meter("inner"):
+        with benthic.meter("third", purpose="other", project="own", price=3.0):
+            pass
+        with benthic.meter("fourth", count=1):
+            pass
+    fourth, third, inner, outer = rows(private_ledger)
+    for name in ("purpose", "project", "device", "count", "price_per_hour", "price_source", "user"):
+        assert getattr(inner, name) == getattr(outer, name)
+    assert (third.purpose, third.project, third.price_per_hour) == ("other", "own", 3.0)
+    assert (third.device, third.count, third.price_source) == ("H100-SXM", 2, "given")
+    assert (fourth.purpose, fourth.count, fourth.price_per_hour) == ("pretrain", 1, 100.0)
+    assert sum(found.dollars for found in (inner, outer)) > 0.9 * inner.dollars
+
+
+def test_an_amended_outer_row_counts_as_amended(private_ledger: Path) -> None:
+    with benthic.meter("outer", device="cpu") as outer:
+        with Ledger(private_ledger) as ledger:
+            ledger.amend(outer.id, "project", "reef", reason="forgotten")
+            ledger.amend(outer.id, "user", "ana", reason="hers")
+        with benthic.meter("inner"):
+            pass
+    inner = rows(private_ledger)[0]
+    assert (inner.project, inner.user, inner.device) == ("reef", "ana", processor())
+
+
+def test_a_device_that_was_given(private_ledger: Path) -> None:
+    """The row's GPUs are held while its processor works; another GPU has its own price."""
+    with benthic.meter("outer", **OUTER):
+        for device in ("H100-SXM", "cpu", "b200"):
+            with benthic.meter("inner", device=device):
+                pass
+    other, on_processor, same, _ = rows(private_ledger)
+    assert (same.count, same.price_per_hour, same.price_source) == (2, 100.0, "given")
+    assert (on_processor.device, on_processor.gpus) == (processor(), 0.0)
+    assert (on_processor.count, on_processor.price_per_hour) == (2, 100.0)
+    assert (other.device, other.count, other.purpose) == ("B200-SXM", 1, "pretrain")
+    assert other.price_source.startswith("catalog: rent.b200")
+    alone, inside = hold(device="cpu", environ={}), hold(device="cpu", environ={}, outer=same)
+    assert inside.count == 2 and inside.joules(10.0, 5.0) == alone.joules(10.0, 5.0)
+
+
+def test_a_reservation_gives_all_but_its_purpose(private_ledger: Path) -> None:
+    with benthic.meter("held", **OUTER | {"purpose": "idle"}), benthic.meter("inner"):
+        pass
+    inner = rows(private_ledger)[0]
+    assert (inner.purpose, inner.project, inner.price_per_hour) == ("other", "reef", 100.0)
+
+
+def test_a_command_inside_takes_over_and_passes_on(private_ledger: Path) -> None:
+    code = "import benthic\nwith benthic.meter('block'): pass"
+    run = "import sys\nfrom benthic.cost.metering.metered import run\nsys.exit(run(sys.argv[1:]))"
+    with benthic.meter("outer", **OUTER):
+        subprocess.run([sys.executable, "-c", run, sys.executable, "-c", code], check=True)
+    block, command, outer = rows(private_ledger)
+    assert (block.parent, command.parent) == (command.id, outer.id)
+    for found in (block, command):
+        assert (found.purpose, found.project, found.price_per_hour) == ("pretrain", "reef", 100.0)
+        assert (found.device, found.count, found.user) == ("H100-SXM", 2, outer.user)
+
+
+def test_an_outer_row_that_is_closed_gives_nothing(
+    private_ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with benthic.meter("outer", **OUTER) as outer:
+        name = outer.id
+    for stale in (name, "none", "\udcff"):
+        monkeypatch.setenv("BENTHIC_METER", stale)
+        with benthic.meter("inner", device="cpu"):
+            pass
+        inner = rows(private_ledger)[0]
+        assert (inner.purpose, inner.project, inner.parent) == ("other", "", None)
+
+
+@pytest.mark.parametrize(
+    ("environ", "seen", "count"),
+    [
+        ({}, 8, 16),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, 8, 4),
+        ({"RANK": "0", "WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "8"}, 8, 16),
+        ({"SLURM_GPUS_ON_NODE": "2"}, 2, 2),
+        ({}, 3, 3),
+    ],
+)
+def test_a_part_of_the_outer_rows_devices(
+    private_ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    seen: int,
+    count: int,
+) -> None:
+    """Of 16 on two machines a launcher, or what is hidden of the 8 here, leaves fewer."""
+    with benthic.meter("outer", **OUTER | {"count": 16}):
+        outer = row(private_ledger)
+    gpus = Gpus(["NVIDIA H100 80GB HBM3"] * seen, 8)
+    monkeypatch.setattr("benthic.cost.metering.held.find", lambda _: gpus)
+    assert hold(outer=outer, environ=environ).count == count
+    assert hold(outer=outer, environ=environ, count=5).count == 5
+
+
+def test_a_spent_hard_budget_refuses(
+    private_ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Ledger(private_ledger) as ledger:
+        ledger.budget_set("purpose", "ablation", 0.0, hard=True)
+        ledger.budget_set("project", "reef", 0.0, hard=True)
+        ledger.budget_set("project", "soft", 0.0)
+    for given, words in [
+        ({"purpose": "ablation"}, r"the budget of purpose ablation, \$0, is spent \(\$0\): raise"),
+        ({"project": "reef"}, "the budget of project reef.*anyway=True starts it all the same"),
+    ]:
+        with pytest.raises(OverBudget, match=words), benthic.meter(device="cpu", **given):
+            pytest.fail("the block ran")
+    assert rows(private_ledger) == [] and "BENTHIC_METER" not in os.environ
+    with benthic.meter(device="cpu", project="soft"):
+        pass
+    assert "the budget of project soft, $0, is spent" in caplog.text
+    with benthic.meter(device="cpu", purpose="ablation", anyway=True):
+        with benthic.meter("step"):  # what holds the devices goes on anyhow
+            pass
+        with pytest.raises(OverBudget), benthic.meter("step", project="reef"):
+            pytest.fail("the block ran")
+    assert [found.purpose for found in rows(private_ledger)] == ["ablation", "ablation", "other"]
+
+
+def test_a_ledger_that_cannot_be_written_need_not_stop_the_work(
+    private_ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    private_ledger.write_bytes(b"no database at all, " * 100)
+    with benthic.meter(device="cpu", anyway=True) as m:
+        m.add(tokens=1)
+        assert m.id == "" and "BENTHIC_METER" not in os.environ
+    assert "the work runs unbilled" in caplog.text
+
+
+def test_a_folder_that_is_gone(private_ledger: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"""
+import os, benthic
+os.rmdir({json.dumps(str(gone))})
+try: benthic.meter("x")
+except ValueError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=gone, capture_output=True, check=True)
+    assert done.stdout.startswith(b"the current folder has been deleted: change to one that exists")
 
 
 def test_of_several_ranks_the_first_bills(

@@ -2,7 +2,8 @@
 
 The headline is what a press release would state: device-hours of final runs (PRETRAIN, CONTEXT,
 POST-TRAIN, RL) that were kept, at the ledger's price. Kept are the productive hours of rows that
-ended well, and of cut-off ones whose run ended well after all. The full cost is all that the ledger
+ended well, and of cut-off ones whose run ended well after all in the same attempt: one begun anew
+threw away what came before. The full cost is all that the ledger
 holds, with an owner's rate, people and other costs where a file of terms gives them:
 
   full / headline = (hours / headline hours) * (mean price / headline's) * (full / what is metered)
@@ -11,12 +12,12 @@ Every hour stands in one step between the two: lost or failed, a purpose, or idl
 over nothing. Amounts are floats; `rounded` writes them so that the steps add up to the cent.
 """
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from benthic.cost.bill.plans import Held, held
 from benthic.cost.bill.terms import Terms, people_cost, price_range, with_days
 from benthic.cost.catalog.load import CostError, Figure
 from benthic.cost.ledger.entries import Billed, Filters, Group, label
@@ -34,10 +35,8 @@ LARGEST = 10  # runs, users and projects told by name
 EXACT = 100_000  # rows up to which sources of energy are summed, which reads the whole file
 SAMPLE = 1_000  # newest rows that are looked at beyond
 _DAY = 86_400.0
-_KEYS = (
-    *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
-    "run",
-)
+_KEYS = ("purpose", "status", "project", "user", "device", "price_per_hour", "price_source")
+_TRIVIAL = 1e-9  # dollars below which a headline is no measure for anything
 
 
 @dataclass
@@ -93,26 +92,6 @@ class Run:
         return label("", self.run)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """A plan against what was metered of the run."""
-
-    run: str
-    name: str
-    quantity: str
-    planned: Spread
-    metered: float
-    running: bool
-
-    @property
-    def verdict(self) -> str:
-        if self.metered > self.planned.p90:
-            return "above the plan"
-        if self.metered < self.planned.p10:
-            return "still running" if self.running else "below the plan"
-        return "as planned"
-
-
 @dataclass
 class Energy:
     joules: float = 0.0
@@ -139,6 +118,8 @@ class Bill:
     headline: Amount = field(default_factory=Amount)
     metered: Amount = field(default_factory=Amount)
     """everything, at the owner's rate where there is one"""
+    shared_hours: float = 0.0
+    """device-hours that do not count, for work side by side in one row held the same devices"""
     owned: float = 0.0
     """what the headline's hours cost more at the owner's rate"""
     steps: dict[str, Amount] = field(default_factory=lambda: {name: Amount() for name in STEPS})
@@ -157,7 +138,7 @@ class Bill:
     people: float = 0.0
     costs: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, Figure] = field(default_factory=dict)
-    """what is uncertain or assumed, by key; these three by `bill_spread.weigh`"""
+    """what is uncertain or assumed, by key; these three by `spread.weigh`"""
     spread: dict[str, Spread] = field(default_factory=dict)
     swings: list[Swing] = field(default_factory=list)
 
@@ -166,9 +147,14 @@ class Bill:
         return self.metered.dollars + self.people + sum(self.costs.values())
 
     @property
+    def ratio(self) -> float | None:
+        """Full / headline; none where the headline is too small to measure anything by."""
+        return self.full / self.headline.dollars if self.factors else None
+
+    @property
     def factors(self) -> tuple[float, float, float] | None:
         """Hours, price, and people with other costs, whose product is full / headline."""
-        if not (self.headline.dollars and self.headline.hours and self.metered.dollars):
+        if self.headline.dollars < max(_TRIVIAL, _TRIVIAL * self.full) or not self.metered.hours:
             return None
         hours = self.metered.hours / self.headline.hours
         price = self.metered.dollars / self.metered.hours
@@ -182,6 +168,11 @@ class Bill:
         steps += [(name, amount.dollars) for name, amount in self.steps.items()]
         steps += [("people", self.people), *self.costs.items()]
         return [steps[0], *(step for step in steps[1:] if step[1])]
+
+    def shown(self, places: int) -> dict[str, float]:
+        """The waterfall rounded, so that its steps still add up; a step has one figure anywhere."""
+        amounts = rounded((amount for _, amount in self.waterfall), places)
+        return {key: amount for (key, _), amount in zip(self.waterfall, amounts, strict=True)}
 
 
 def rounded(amounts: Iterable[float], places: int) -> list[float]:
@@ -218,79 +209,91 @@ def moment(text: str | None, now: float) -> float | None:
 
 def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
-    given = _with({}, **filters)
-    groups = ledger.groups(_KEYS, **given)  # one pass over the file for all that is told
+    given = cast(Filters, {name: value for name, value in filters.items() if value is not None})
+    groups = ledger.groups(_KEYS, **given)  # one pass over the file for nearly all that is told
     bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
-    ended = _ended(ledger, given, groups)
+    saved = _saved(ledger, given, groups)
     prices: dict[tuple[str, float, str], Price] = {}
-    runs: dict[str, Run] = {}
     for group in groups:
-        _count(bill, group, group.key["run"] in ended.get(group.key["purpose"], ()), prices, runs)
+        _count(bill, group, saved.get(tuple(group.key.values()), (0.0, 0.0)), prices)
     if groups:
         bill.started = min(group.started for group in groups)
         bill.ended = max(group.ended for group in groups)
     bill.prices = sorted(prices.values(), key=lambda p: (-p.hours * p.price, -p.hours, p.device))
-    bill.run_count = len(runs)
-    bill.runs = heapq.nlargest(
-        LARGEST, runs.values(), key=lambda run: (run.amount.dollars, run.amount.hours)
-    )
+    rates = {price.device: bill.terms.rate(price.device) for price in bill.prices}
+    each = {name: bill.terms.inputs[rate].value for name, rate in rates.items() if rate}
+    largest, bill.run_count = ledger.largest_runs(LARGEST, each, **given)
+    for run in largest:
+        amount = Amount(run.dollars, run.device_seconds / 3600, run.rows)
+        bill.runs.append(Run(run=run.key["run"], amount=amount, tokens=run.tokens))
     bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
     inputs = bill.terms.inputs
     bill.people = people_cost(bill.terms, {key: entry.value for key, entry in inputs.items()})
     bill.costs = {key: inputs[key].value for key in bill.terms.costs}
-    bill.plans = list(_plans(ledger, given))
+    bill.plans = list(held(ledger, (*FINAL, "ablation", "other"), given))
     _energy_sources(bill, ledger, given)
     return bill
 
 
 def totals_reference(rows: Sequence[Billed]) -> tuple[float, float]:
     """Headline and metered dollars row by row, at the ledger's prices; `rows` are all there are."""
-    ended = {(row.purpose, row.run) for row in rows if row.status == "done"}
+    ended = {(row.purpose, row.run, row.attempt) for row in rows if row.status == "done"}
     headline = sum(
         row.dollars_kept
         for row in rows
-        if row.purpose in FINAL and row.status != "running" and (row.purpose, row.run) in ended
+        if row.purpose in FINAL
+        and row.status != "running"
+        and (row.purpose, row.run, row.attempt) in ended
     )
     return headline, sum(row.dollars for row in rows)
 
 
-def ended_well(ledger: Ledger, purpose: str) -> set[str]:
-    """Runs with a row of that purpose that ended well, whenever and whosever."""
-    return {g.key["run"] for g in ledger.groups(("run",), purpose=purpose, status="done")}
+def ended_attempts(ledger: Ledger, runs: list[str] | None = None) -> set[tuple[str, str, str]]:
+    """Purpose, run and attempt of final work that ended well, whenever and whosever.
+
+    What a cut-off row kept is in the headline if its own attempt is among them. `runs`: of these.
+    """
+    keys = ("purpose", "run", "attempt")
+    found = ledger.groups(keys, purposes=list(FINAL), statuses=["done"], runs=runs)
+    return {(g.key["purpose"], g.key["run"], g.key["attempt"]) for g in found}
 
 
-def _ended(ledger: Ledger, filters: Filters, groups: Sequence[Group]) -> dict[str, set[str]]:
-    """Runs that ended well, by final purpose, where some of their rows were cut off."""
-    cut = {g.key["purpose"] for g in groups if g.key["status"] in LOST and g.device_seconds_kept}
-    if filters:  # the end may be a row that the filters keep out
-        return {purpose: ended_well(ledger, purpose) for purpose in FINAL if purpose in cut}
-    ended: dict[str, set[str]] = {purpose: set() for purpose in FINAL if purpose in cut}
-    for group in groups:
-        if group.key["status"] == "done" and group.key["purpose"] in ended:
-            ended[group.key["purpose"]].add(group.key["run"])
-    return ended
+def _saved(
+    ledger: Ledger, filters: Filters, groups: Sequence[Group]
+) -> Mapping[tuple[Any, ...], tuple[float, float]]:
+    """Dollars and device-seconds that cut-off rows add to the headline, by the keys of groups."""
+    if not any(_cut(group) and group.device_seconds_kept for group in groups):
+        return {}
+    chosen: Filters = {**filters, "purposes": list(FINAL), "statuses": list(LOST)}
+    kept = ledger.groups((*_KEYS, "run", "attempt"), **chosen)
+    kept = [group for group in kept if group.device_seconds_kept]
+    ended = ended_attempts(ledger, sorted({group.key["run"] for group in kept}))
+    saved: dict[tuple[Any, ...], tuple[float, float]] = {}
+    for group in kept:
+        *keys, run, attempt = group.key.values()
+        if (group.key["purpose"], run, attempt) in ended:
+            dollars, seconds = saved.get(tuple(keys), (0.0, 0.0))
+            saved[tuple(keys)] = dollars + group.dollars_kept, seconds + group.device_seconds_kept
+    return saved
 
 
-def _with(filters: Filters, **changes: Any) -> Filters:
-    """The filters with changes; none takes one away."""
-    merged = {**filters, **changes}
-    return cast(Filters, {name: value for name, value in merged.items() if value is not None})
+def _cut(group: Group) -> bool:
+    return group.key["purpose"] in FINAL and group.key["status"] in LOST
 
 
 def _count(
     bill: Bill,
     group: Group,
-    ended: bool,
+    saved: tuple[float, float],
     prices: dict[tuple[str, float, str], Price],
-    runs: dict[str, Run],
 ) -> None:
-    """Put a group's hours and dollars where they belong; `ended`: its run ended well."""
-    purpose, status, project, user, device, price, source, run = group.key.values()
+    """Put a group's hours and dollars where they belong; `saved`: of `_saved`, if it was cut."""
+    purpose, status, project, user, device, price, source = group.key.values()
     rate = bill.terms.rate(device)
     hours = group.device_seconds / 3600
     final = purpose in FINAL
-    kept_dollars, kept = 0.0, 0.0
-    if final and (status == "done" or (ended and status in LOST)):
+    kept_dollars, kept = saved[0], saved[1] / 3600
+    if final and status == "done":
         kept_dollars, kept = group.dollars_kept, group.device_seconds_kept / 3600
     if rate is None:
         dollars, kept_full = group.dollars, kept_dollars
@@ -321,10 +324,7 @@ def _count(
     known.rows += group.rows
     known.hours += hours
     known.headline_hours += kept
-    if run not in runs:
-        runs[run] = Run(run=run)
-    runs[run].amount.add(dollars, hours, group.rows)
-    runs[run].tokens += group.tokens
+    bill.shared_hours += group.device_seconds_shared / 3600
     bill.energy.joules += group.joules
     bill.energy.low += group.joules_low
     bill.energy.high += group.joules_high
@@ -342,36 +342,6 @@ def _step(purpose: str, status: str, final: bool) -> str:
     if final:
         return "running" if status == "running" else "lost"
     return purpose if purpose in STEPS else "other"
-
-
-def _plans(ledger: Ledger, filters: Filters) -> Iterator[Held]:
-    """Plans of runs that are in the ledger; a document of another program is passed over."""
-    for run, document in ledger.plans().items():
-        amount, running = Amount(), False
-        for group in ledger.groups(("purpose", "status"), **_with(filters, run=run)):
-            if group.key["purpose"] in (*FINAL, "ablation", "other"):
-                amount.add(group.dollars, group.device_seconds / 3600, group.rows)
-                running |= group.key["status"] == "running"
-        if not amount.rows or not isinstance(document, dict):
-            continue
-        for quantity, metered in (("gpu_hours", amount.hours), ("dollars", amount.dollars)):
-            planned = _planned(document.get(quantity))
-            if planned:
-                yield Held(
-                    run=run,
-                    name=label("", run),
-                    quantity=quantity,
-                    planned=planned,
-                    metered=metered,
-                    running=running,
-                )
-
-
-def _planned(found: Any) -> Spread | None:
-    names = ("p10", "p50", "p90")
-    if not isinstance(found, dict) or not all(isinstance(found.get(n), int | float) for n in names):
-        return None
-    return Spread(*(float(found[name]) for name in names))
 
 
 def _energy_sources(bill: Bill, ledger: Ledger, filters: Filters) -> None:

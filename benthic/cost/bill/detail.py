@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from benthic.cost.bill.bill import Bill
 from benthic.cost.bill.terms import ASSUMED
-from benthic.cost.bill.words import Write, between, ends, hours, kwh, short
+from benthic.cost.bill.words import Write, between, ends, hours, kwh, places, short
 from benthic.cost.page import Drawing, Points, Prose, Section, Table, bars, digits, share
 
 Blocks = list[Table | Prose | Points | Drawing]
@@ -36,8 +36,9 @@ def plans(bill: Bill, write: Write) -> Section:
 
 def idle(bill: Bill, write: Write) -> Section:
     idle, items = bill.steps["idle"], []
+    cost = bill.shown(places(bill.full)).get("idle", 0.0)
     reserved = (
-        f"{write(idle.dollars)}, {hours(idle.hours)} device-hours: what reservations had left when "
+        f"{write(cost)}, {hours(idle.hours)} device-hours: what reservations had left when "
         "the work inside them was taken off. It is a step of its own and part of no run's price."
         if idle.hours
         else "none in the ledger: meter a reservation with --purpose idle, and work inside it is "
@@ -198,7 +199,8 @@ def assumed(bill: Bill) -> Section:
         (
             "headline",
             "productive hours of rows of purpose pretrain, context, post-train and rl that ended "
-            "well, and of cut-off ones whose run ended well after all, at the price of the row.",
+            "well, and of cut-off ones whose run ended well after all in the same attempt, at the "
+            "price of the row.",
         )
     ]
     if any(price.source.startswith("assumption") and price.price for price in bill.prices):
@@ -214,6 +216,15 @@ def assumed(bill: Bill) -> Section:
     if free:
         items.append(
             ("without a price", f"{hours(free)} device-hours count $0: amend price_per_hour.")
+        )
+    if bill.shared_hours > 1e-3 * bill.metered.hours:
+        items.append(
+            (
+                "side by side",
+                f"work inside a row held its devices at once and asked for "
+                f"{hours(bill.shared_hours)} device-hours more than the row had: each counts in "
+                "proportion, so that together they count what the row held.",
+            )
         )
     if bill.owned:
         items.append(

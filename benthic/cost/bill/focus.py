@@ -23,13 +23,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.bill.bill import FINAL, LOST, ended_well, moment
+from benthic.cost.bill.bill import FINAL, LOST, ended_attempts, moment
 from benthic.cost.bill.focus_rules import COLUMNS, validate
 from benthic.cost.bill.terms import Terms, load, people_cost, with_days
 from benthic.cost.bill.words import dollars
 from benthic.cost.catalog.cells import cell
 from benthic.cost.catalog.load import CostError
-from benthic.cost.ledger.entries import Billed
+from benthic.cost.ledger.entries import Billed, label
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.page import say
 from benthic.svg import visible
@@ -56,7 +56,6 @@ class House:
     """Who bills whom, as the file says it."""
 
     account: str
-    provider: str = PROVIDER
     site: str = ""
 
 
@@ -69,7 +68,6 @@ def show(
     purpose: str | None = None,
     inputs: Path | None = None,
     site: str = "",
-    provider: str = PROVIDER,
     ledger: Path | None = None,
 ) -> int:
     """Write a FOCUS file and say what it holds; returns the exit code, 1 where a rule is broken.
@@ -78,7 +76,7 @@ def show(
     """
     now, path = time.time(), ledger or ledger_path()
     terms = load(inputs)
-    house = House(account=path.stem, provider=provider.strip() or PROVIDER, site=site.strip())
+    house = House(account=path.stem, site=site.strip())
     filters = {
         "since": moment(since, now),
         "until": moment(until, now),
@@ -124,9 +122,11 @@ def rows(ledger: Ledger, house: House, terms: Terms, **filters: Any) -> Iterator
     whole = ledger.groups((), **filters)
     spanned = (whole[0].started, whole[0].ended) if whole else (time.time(),) * 2
     terms = with_days(terms, (spanned[1] - spanned[0]) / 86_400)
-    ended = {purpose: ended_well(ledger, purpose) for purpose in FINAL} if whole else {}
+    cut = {**filters, "purposes": list(FINAL), "statuses": list(LOST)}
+    runs = [group.key["run"] for group in ledger.groups(("run",), **cut)]
+    ended = ended_attempts(ledger, runs) if runs else set()
     for row in ledger.query(**filters):
-        yield from _charges(row, house, terms, row.run in ended.get(row.purpose, ()))
+        yield from _charges(row, house, terms, (row.purpose, row.run, row.attempt) in ended)
     yield from _purchases(house, terms, spanned)
 
 
@@ -144,7 +144,7 @@ def _written(
 
 
 def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[dict[str, Any]]:
-    """The charges of one row of the ledger; `well`: its run ended well."""
+    """The charges of one row of the ledger; `well`: its attempt ended well."""
     price = _decimal(row.price_per_hour)
     key = terms.rate(row.device)
     each = price if key is None else _decimal(terms.inputs[key].value)
@@ -152,7 +152,7 @@ def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[di
     counted = row.purpose in FINAL and (row.status == "done" or (well and row.status in LOST))
     kept = _hours(row.seconds_kept, row.count) if counted else Decimal(0)
     unit = "GPU-Hours" if row.gpus else "Device-Hours"
-    name = row.label if row.label != row.run else None
+    run, name = row.run.strip(), label(row.name.strip(), row.run).strip()
     tags = {"attempt": row.attempt, "source": row.source, "stage": row.stage, "user": row.user}
     about = (
         f"{row.purpose}, {row.status}: {row.label}, {row.count} x {row.device} at "
@@ -167,9 +167,9 @@ def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[di
         "PricingUnit": unit,
         "RegionId": house.site or None,
         "RegionName": house.site or None,
-        "ResourceId": row.run or None,
-        "ResourceName": name if row.run else None,
-        "ResourceType": "Run" if row.run else None,
+        "ResourceId": run or None,
+        "ResourceName": name if run and name != run else None,
+        "ResourceType": "Run" if run else None,
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "Metered computing",
         "ServiceSubcategory": "Machine Learning",
@@ -181,7 +181,7 @@ def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[di
         "Tags": json.dumps({name: value for name, value in tags.items() if value}),
         "x_Outcome": row.status,
         "x_Purpose": row.purpose,
-        "x_User": row.user or None,
+        "x_User": row.user.strip() or None,
     }
     energy = _decimal(row.joules_billable / 3.6e6)
     pieces = _months(row.started, row.heartbeat)
@@ -244,13 +244,13 @@ def _purchases(
 
 def _fixed(house: House) -> dict[str, Any]:
     return dict.fromkeys(HEADER) | {
-        "BillingAccountId": f"{house.provider}/{house.account}",
+        "BillingAccountId": f"{PROVIDER}/{house.account}",
         "BillingAccountName": house.account,
         "BillingCurrency": "USD",
-        "InvoiceIssuerName": house.provider,
+        "InvoiceIssuerName": PROVIDER,
         "PricingCategory": "Standard",
-        "ProviderName": house.provider,
-        "PublisherName": house.provider,
+        "ProviderName": PROVIDER,
+        "PublisherName": PROVIDER,
     }
 
 

@@ -86,11 +86,9 @@ def story(bill: Bill, *, drawn: bool = False) -> Page:
 
 def steps_of(bill: Bill, after: int) -> list[tuple[str, str, float]]:
     """Key, name and dollars of each step of the waterfall, rounded to `after` places."""
-    steps = bill.waterfall
-    amounts = rounded((amount for _, amount in steps), after)
     return [
         (key, STEPS.get(key, key.removeprefix("costs.")), amount)
-        for (key, _), amount in zip(steps, amounts, strict=True)
+        for key, amount in bill.shown(after).items()
     ]
 
 
@@ -103,10 +101,14 @@ def _verdict(bill: Bill, write: Write) -> str:
             f"{hours(bill.metered.hours)} device-hours, {hours(bill.headline.hours)} of them in "
             "final runs and kept; no hour has a price, so all of it counts $0."
         )
-    if not bill.headline.dollars:
+    if not bill.headline.hours:
         return f"{full} was spent, and no final run has ended well: the headline is {head}."
     if len(bill.waterfall) == 1:
         return f"{full} is the headline and all of it: the ledger holds final runs and no more."
+    if not bill.factors:
+        return (
+            f"{full} was spent; the final runs that ended well had no price, so they count {head}."
+        )
     times = digits(bill.full / bill.headline.dollars, 3)
     return (
         f"{head} is the headline, the final runs at their price; {full} is all that it took, "
@@ -145,7 +147,7 @@ def _about(bill: Bill) -> str:
 
 def _numbers(bill: Bill, write: Write) -> list[Number]:
     head, metered, failed = bill.headline, bill.metered, bill.steps["failed"]
-    idle = bill.steps["idle"]
+    idle, shown = bill.steps["idle"], bill.shown(places(bill.full))
     extra = bill.people + sum(bill.costs.values())
     more = f", and {write(extra)} of people and other costs" if extra else ""
     return [
@@ -161,12 +163,12 @@ def _numbers(bill: Bill, write: Write) -> list[Number]:
         ),
         Number(
             label="Failed and interrupted",
-            value=write(failed.dollars),
+            value=write(shown.get("failed", 0.0)),
             note=f"{hours(failed.hours)} device-hours in {failed.rows:,} {row_word(failed.rows)}",
         ),
         Number(
             label="Idle",
-            value=write(idle.dollars),
+            value=write(shown.get("idle", 0.0)),
             note=f"{hours(idle.hours)} device-hours reserved and not used",
         ),
     ]
@@ -209,11 +211,11 @@ def _steps(bill: Bill, write: Write, drawn: bool) -> Section:
 
 def _ratio(bill: Bill, write: Write) -> Section:
     """The gap as hours left out times their price, and the factors of the ratio."""
-    factors = bill.factors
-    if factors is None or len(bill.waterfall) == 1:
+    factors, ratio = bill.factors, bill.ratio
+    if factors is None or ratio is None or len(bill.waterfall) == 1:
         return Section(title="", blocks=[])
     head, metered, extra = bill.headline, bill.metered, bill.full - bill.metered.dollars
-    times = digits(bill.full / head.dollars, 3)
+    times = digits(ratio, 3)
     rest = f" x {factors[2]:.3f} (people, other costs)" if extra else ""
     text = (
         f"{write(bill.full)} / {write(head.dollars)} = {times} = {digits(factors[0], 3)} (hours) "
@@ -267,7 +269,10 @@ def _purposes(bill: Bill, write: Write) -> Section:
         for row in (columns, *rows):
             del row[4]
     cut = any(a.dollars for (p, s), a in bill.cells.items() if p in FINAL and s in LOST)
-    note = "What a final run kept when it was cut off is in the headline if it ended well later."
+    note = (
+        "What a final run kept when it was cut off is in the headline if the same attempt at it "
+        "ended well later."
+    )
     table = Table(
         columns=columns, right=columns[1:], rows=rows, total=True, note=note if cut else ""
     )

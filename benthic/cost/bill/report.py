@@ -7,7 +7,7 @@ Times are UTC. In the JSON, dollars of the steps are rounded so that they add up
 import json as json_format
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,19 @@ from typing import Any
 from benthic.cost.bill.bill import Amount, Bill, Share, draw_up, moment
 from benthic.cost.bill.page import steps_of, story
 from benthic.cost.bill.spread import weigh
-from benthic.cost.bill.terms import load
-from benthic.cost.bill.words import cents
+from benthic.cost.bill.terms import ALL, load
+from benthic.cost.bill.words import cents, short
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.ledger import Ledger, ledger_path
-from benthic.cost.page import Points, Prose, Table, print_page, say, write_page, write_text
+from benthic.cost.page import Page, Points, Prose, Table, print_page, say, write_page, write_text
 from benthic.svg import visible
 
+ASSUMED = "What is assumed"
 CARD = (
     *("From headline to all of it", "By purpose and outcome", "Energy", "How sure it is"),
-    "What is assumed",
+    ASSUMED,
 )
+MOST_DEVICES = 8  # told as names that a rate may have
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
@@ -61,15 +63,39 @@ def show(
     if json:
         print(json_format.dumps(to_dict(bill), indent=1))
     else:
-        print_page(story(bill))
+        print_page(page_of(bill))
     if html:
-        write_page(story(bill, drawn=True), html)
+        write_page(page_of(bill, drawn=True), html)
     if markdown:
         write_card(bill, markdown)
     for path in filter(None, (html, markdown)):
         if not json:
             say(f"Written: {path}")
     return 0
+
+
+def page_of(bill: Bill, *, drawn: bool = False) -> Page:
+    """The bill's story, and what of the file of terms came to nothing."""
+    page, idle = story(bill, drawn=drawn), _idle_rates(bill)
+    if not idle:
+        return page
+    held = ", ".join(dict.fromkeys(short(price.device, 40) for price in bill.prices[:MOST_DEVICES]))
+    names = ", ".join(f"'{short(name, 40)}'" for name in idle)
+    text = (
+        f"of {names} in {bill.terms.file} {'matches' if len(idle) == 1 else 'match'} no row here "
+        f"and {'counts' if len(idle) == 1 else 'count'} nothing: write a device as its rows do, "
+        f"like {held}, or '{ALL}'."
+    )
+    told = Points(items=[("unused rate" if len(idle) == 1 else "unused rates", text)])
+    sections = [
+        replace(section, blocks=[*section.blocks, told]) if section.title == ASSUMED else section
+        for section in page.sections
+    ]
+    return replace(page, sections=sections)
+
+
+def _idle_rates(bill: Bill) -> list[str]:
+    return bill.terms.idle_rates(price.device for price in bill.prices) if bill.rows else []
 
 
 def to_dict(bill: Bill) -> dict[str, Any]:
@@ -88,7 +114,7 @@ def to_dict(bill: Bill) -> dict[str, Any]:
         "headline": _numbers(bill.headline),
         "full": full,
         "metered": _numbers(bill.metered),
-        "ratio": bill.full / bill.headline.dollars if bill.headline.dollars else None,
+        "ratio": bill.ratio,
         "factors": dict(zip(("hours", "price", "other"), factors)) if factors else None,
         "left_out": {
             "device_hours": bill.metered.hours - bill.headline.hours,
@@ -132,6 +158,7 @@ def to_dict(bill: Bill) -> dict[str, Any]:
             "sources_of_newest_rows_only": bill.energy.sampled,
         },
         "prices": [asdict(price) for price in bill.prices],
+        "rates_unused": _idle_rates(bill),
         "inputs": {key: asdict(entry) for key, entry in bill.inputs.items()},
         "spread": {key: asdict(found) for key, found in bill.spread.items()},
         "swings": [asdict(swing) for swing in bill.swings],
@@ -170,7 +197,7 @@ def _shares(found: dict[str, Share], what: str) -> list[dict[str, Any]]:
 
 def card(bill: Bill) -> str:
     """The bill as Markdown for a model card; names no user, project, run or path."""
-    page = story(bill)
+    page = story(replace(bill, filters={}))  # which are names, too
     lines = ["## Cost", "", plain(page.verdict), ""]
     for number in page.numbers:
         lines.append(f"- **{plain(number.label)}**: {plain(number.value)}, {plain(number.note)}")

@@ -88,7 +88,7 @@ class Model:
         full += people_cost(self._bill.terms, values)
         full += sum(values[key] for key in self._bill.terms.costs)
         out = {"headline": headline, "full": full}
-        if headline:
+        if self._bill.factors and headline:
             out["ratio"] = full / headline
         if "energy" in values:
             out["energy"] = values["energy"]

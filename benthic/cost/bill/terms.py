@@ -3,12 +3,12 @@
 All of it is optional and stands in one TOML file, `cases/bill.toml` being the example. Every figure
 has a value and a unit, and may have low, high and source. People cost count * pay * share * days
 / 365; days are those that the ledger's rows span unless the file says. Prices are the ledger's:
-one that names its range, as the catalog's rents do, has that range; one that calls itself an
-assumption has ASSUMED; any other is taken as paid.
+the catalog's rents have the range that they name, one that calls itself an assumption has ASSUMED,
+and any other is taken as paid.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ class Terms:
     def rate(self, device: str) -> str | None:
         """The key of the owner's rate of that device, if the file has one."""
         return next((k for k in (f"rates.{device}", f"rates.{ALL}") if k in self.inputs), None)
+
+    def idle_rates(self, devices: Iterable[str]) -> list[str]:
+        """Names of rates that no such device takes, misspelt ones among them."""
+        used = {self.rate(device) for device in devices}
+        rates = [key for key in self.inputs if key.startswith("rates.")]
+        return [key.removeprefix("rates.") for key in rates if key not in used]
 
     @property
     def roles(self) -> list[str]:
@@ -106,8 +112,11 @@ def people_cost(terms: Terms, values: Mapping[str, float]) -> float:
 
 
 def price_range(price: float, source: str) -> tuple[float, float]:
-    """Low and high of a price by what its source says of itself; both are the price if certain."""
-    found = _RANGE.search(source)
+    """Low and high of a price by what its source says of itself; both are the price if certain.
+
+    Of a range in people's own words, such as the reason of an amendment, nothing is read.
+    """
+    found = _RANGE.search(source) if source.startswith("catalog: ") else None
     if found:
         low, high = (_float(end) for end in found.groups())
         if low <= price <= high:

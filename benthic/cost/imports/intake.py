@@ -29,6 +29,7 @@ from benthic.cost.ledger.entries import (
     external_id,
     purpose_named,
 )
+from benthic.cost.metering import masking
 from benthic.svg import visible
 
 EARLIEST = 631_152_000.0  # 1990-01-01, before any run that a tool here has recorded
@@ -101,7 +102,7 @@ class Terms:
             _check(self.price, "--price", "US dollars an hour of one device", high=MAX_PRICE)
         if self.count is not None:
             _check(self.count, "--count", "devices", low=1, high=MAX_COUNT)
-        _check(self.gap, "the gap", "seconds", low=1, high=DAY)
+        _check(self.gap, "--gap", "seconds", low=1, high=DAY)
         if self.device is not None and not self.device.strip():
             raise RecordError("--device is empty: name one, like H100")
         if self.purpose is not None:
@@ -165,15 +166,25 @@ class Intake:
             self.leave("they took no time", "nothing is owed for them", record.name)
             return
         external = self._external(record.key)
-        if external in self._entries:
-            self.leave("the record holds them twice", "one is enough", record.name)
-            return
         try:
-            self._entries[external] = self._row(record, external)
+            row = self._row(record, external)
         except ValueError as error:
             if isinstance(error, RecordError):
                 raise
             raise RecordError(f"{record.where}: {error}") from None
+        known = self._entries.setdefault(external, row)
+        if known is not row:
+            self._leave_twin(record, differences(known, row))
+
+    def _leave_twin(self, record: Record, differing: list[str]) -> None:
+        if not differing:
+            self.leave("the record holds them twice", "one is enough", record.name)
+            return
+        self.leave(
+            "a row before has the same name and start and other figures",
+            "give each run a name or a start of its own",
+            f"{record.name}: {', '.join(differing)}",
+        )
 
     def _row(self, record: Record, external: str) -> Entry:
         terms, bare = self.terms, record.count == 0
@@ -186,7 +197,7 @@ class Intake:
                 "file, or give --count"
             )
         price, source, note = self._price(record, known, device)
-        notes = [clip(record.note, 400), note]
+        notes = [clip(masking.mask_text(record.note[: masking.LONGEST]), 400), note]
         return Entry(
             run=f"{self.kind}:{clip(record.run, 200)}",
             attempt=external,
@@ -202,7 +213,7 @@ class Intake:
             source=f"import:{self.kind}",
             external=external,
             parent=external_id(self._external(record.parent)) if record.parent else None,
-            command=clip(record.command, 1000),
+            command=clip(masking.mask_text(record.command[: masking.LONGEST]), 1000),
             note="; ".join(filter(None, notes)),
             seconds=record.seconds,
             joules=record.joules,
@@ -329,6 +340,18 @@ class Intake:
                 return purpose_named(word)
         self.assume("Runs that no tag names a purpose of count as 'other': give --purpose.")
         return "other"
+
+
+def differences(known: Entry, row: Entry) -> list[str]:
+    """What is billed otherwise by the second of two rows of one key, as "seconds 60 to 90"."""
+    found = []
+    if abs(known.seconds - row.seconds) >= 1:
+        found.append(f"seconds {known.seconds:g} to {row.seconds:g}")
+    for name in ("count", "device", "price_per_hour", "status"):
+        before, after = getattr(known, name), getattr(row, name)
+        if before != after:
+            found.append(f"{name} {before} to {after}")
+    return found
 
 
 def ending(word: str) -> Status | None:

@@ -1,12 +1,14 @@
 """Slurm's accounting: `sacct --parsable2 --allocations --format=...`, a row for each allocation.
 
-    sacct --parsable2 --allusers --starttime 2025-01-01 --format=JobID,JobName,User,Account,\\
-        Partition,State,ElapsedRaw,Start,End,AllocTRES,AllocCPUS,ConsumedEnergyRaw,ExitCode,Cluster
+    sacct --parsable2 --allusers --starttime 2025-01-01 --format=JobID,User,Account,Partition,\\
+        State,ElapsedRaw,Start,End,AllocTRES,AllocCPUS,ConsumedEnergyRaw,ExitCode
 
 Billed is what was allocated, `gres/gpu:<type>=N` in AllocTRES; two types are two rows. Steps
 (.batch, .0) ran inside an allocation and are passed over; elements of arrays, parts of
 heterogeneous jobs and each start of a requeued job are allocations of their own. Times are in the
 cluster's zone. A job that held no GPU has no price here, for what a core costs is not known.
+sacct quotes nothing: a "|" in JobName, Comment or SubmitLine shifts what follows, and such a row is
+left out. A row is known by JobID, start and, but for the first, the type of its GPUs.
 """
 
 import re
@@ -44,20 +46,20 @@ def is_one(header: Sequence[str]) -> bool:
 
 def read(path: Path, intake: Intake) -> None:
     """Take each allocation that has ended. Raises RecordError."""
-    sheet = sheet_of(path)
+    sheet = sheet_of(path, overlong=lambda line: _leave_shifted(line, intake))
     column = {
         name: sheet.find(name)
         for name in (
             *("JobIDRaw", "JobID", "JobName", "User", "Account", "Partition", "State", "Elapsed"),
-            *("ElapsedRaw", "Start", "End", "AllocTRES", "AllocGRES", "AllocCPUS", "Cluster"),
-            *("ConsumedEnergyRaw", "ExitCode", "NodeList", "SubmitLine"),
+            *("ElapsedRaw", "Start", "End", "AllocTRES", "AllocGRES", "AllocCPUS", "NodeList"),
+            *("ConsumedEnergyRaw", "ExitCode", "SubmitLine"),
         )
     }
     _check(sheet, column, intake)
     jobs: set[str] = set()
     steps: dict[str, None] = {}
     for line, cells in sheet.rows:
-        job = pick(cells, column["JobIDRaw"]) or pick(cells, column["JobID"])
+        job = pick(cells, column["JobID"]) or pick(cells, column["JobIDRaw"])
         if not job:
             raise RecordError(f"{sheet.where(line)} has no JobID: export it again")
         if "." in job:
@@ -71,6 +73,14 @@ def read(path: Path, intake: Intake) -> None:
             intake.leave("only their steps are here", "export whole jobs with sacct", job)
 
 
+def _leave_shifted(line: int, intake: Intake) -> None:
+    intake.leave(
+        "a text of theirs holds '|'",
+        "export them with a --format without JobName, Comment, SubmitLine and other free text",
+        f"row {line}",
+    )
+
+
 def _check(sheet: Sheet, column: dict[str, int | None], intake: Intake) -> None:
     needed = {
         "JobID": ("JobID", "JobIDRaw"),
@@ -82,12 +92,17 @@ def _check(sheet: Sheet, column: dict[str, int | None], intake: Intake) -> None:
     if missing:
         raise RecordError(
             f"{shown(sheet.path)} has no column {' and no '.join(missing)}: export it with sacct "
-            "--parsable2 --format=JobID,JobName,User,Account,State,ElapsedRaw,Start,End,AllocTRES"
+            "--parsable2 --format=JobID,User,Account,State,ElapsedRaw,Start,End,AllocTRES"
         )
     if column["AllocTRES"] is None and column["AllocGRES"] is None and not intake.terms.count:
         raise RecordError(
             f"{shown(sheet.path)} has no column AllocTRES, so how many GPUs were held is not "
             "known: export it with AllocTRES, or give --count for all jobs"
+        )
+    if column["JobID"] is None:
+        intake.assume(
+            "JobIDRaw numbers the elements of arrays otherwise than JobID, so rows of an export "
+            "with JobID would count beside these: import always one or the other."
         )
 
 
@@ -116,11 +131,11 @@ def _take(cell: dict[str, str], job: str, where: str, intake: Intake) -> None:
         f"{cores} cores" if cores and not held else "",
     ]
     kinds: list[tuple[str, int | None]] = [*held] or [("", 0 if known else None)]
-    for device, count in kinds:
+    for place, (device, count) in enumerate(kinds):
         intake.add(
             Record(
                 where=where,
-                key=(cell["Cluster"], job, start.key, *([device] if len(held) > 1 else [])),
+                key=(job, start.key, *([device] if place else [])),
                 run=job,
                 name=name,
                 started=start.unix,

@@ -9,7 +9,7 @@ and ROWS rows, for all rows of one import are held and written at once.
 import csv
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,10 +69,13 @@ def plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def sheet_of(path: Path, wanted: Sequence[str] = ()) -> Sheet:
+def sheet_of(
+    path: Path, wanted: Sequence[str] = (), *, overlong: Callable[[int], None] | None = None
+) -> Sheet:
     """The table in a file; of Parquet only the columns `wanted`, all where none is named.
 
-    Raises RecordError, also while the rows are read.
+    Rows with more cells than columns are left out, each line told to `overlong`; without that they
+    are refused. Raises RecordError, also while the rows are read.
     """
     start = start_of(path)
     if path.stat().st_size > LARGEST:
@@ -92,20 +95,28 @@ def sheet_of(path: Path, wanted: Sequence[str] = ()) -> Sheet:
             f"{shown(path)} has {len(header):,} columns, a table here at most {COLUMNS:,}: "
             "export fewer"
         )
-    return Sheet(path, [name.strip() for name in header], _filled(path, len(header), lines))
+    return Sheet(
+        path, [name.strip() for name in header], _filled(path, len(header), lines, overlong)
+    )
 
 
 def _filled(
-    path: Path, width: int, lines: Iterator[tuple[int, list[str]]]
+    path: Path,
+    width: int,
+    lines: Iterator[tuple[int, list[str]]],
+    overlong: Callable[[int], None] | None,
 ) -> Iterator[tuple[int, list[str]]]:
     rows = 0
     for line, cells in lines:
         if not any(map(str.strip, cells)):
             continue
+        if len(cells) > width and overlong:
+            overlong(line)
+            continue
         if len(cells) > width:
             raise RecordError(
                 f"{shown(path)}, row {line} has {len(cells)} cells for {width} columns: quote "
-                "texts that hold the separator"
+                "texts that hold the separator, or leave their column out"
             )
         rows += 1
         if rows > ROWS:

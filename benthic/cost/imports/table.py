@@ -3,7 +3,7 @@
 It needs when a run started and how long it took: seconds, minutes, hours, gpu_hours or an end.
 `COLUMNS` lists the names that are taken, whatever their case and signs. Prices are US dollars an
 hour of one device. A row without a status counts as done, one without a count as one device; rows
-of work that has not ended are left out.
+of work that has not ended are left out. A row is known by its run, else its name, and its start.
 """
 
 import re
@@ -96,8 +96,7 @@ def read(path: Path, intake: Intake) -> None:
         intake.add(
             Record(
                 where=where,
-                # Rows of a sheet may share a name and a start: what else is billed tells them apart
-                key=(cell["run"], cell["name"], start.key, f"{length:.3f}", device, str(count)),
+                key=(cell["run"] or cell["name"], start.key),
                 run=cell["run"] or name,
                 name=name,
                 started=start.unix,

@@ -19,6 +19,7 @@ from benthic.cost.imports.intake import Intake, Record, RecordError, clip, endin
 from benthic.cost.imports.sheet import pick, plain, sheet_of
 from benthic.cost.imports.times import Moment, moment, span, whole
 from benthic.cost.ledger.entries import Status
+from benthic.cost.metering.masking import masked
 
 METADATA = "wandb-metadata.json"
 SUMMARY = "wandb-summary.json"
@@ -153,6 +154,11 @@ def _take_table(path: Path, intake: Intake) -> None:
                 f"{shown(path)} has no column '{names}' ({', '.join(_COLUMNS[role])} are taken): "
                 "show it in the runs table and export again"
             )
+    if column["id"] is None:
+        intake.assume(
+            "Without the column ID a run is known by its name and start, and counts twice if it "
+            "was renamed, or imported by its folder: show ID in the runs table and export again."
+        )
     for line, cells in sheet.rows:
         where = sheet.where(line)
         cell = {role: pick(cells, index) for role, index in column.items()}
@@ -176,7 +182,7 @@ def _take_table(path: Path, intake: Intake) -> None:
         intake.add(
             Record(
                 where=where,
-                key=(cell["id"] or name, start.key),
+                key=(cell["id"] or cell["name"], start.key),
                 run=cell["id"] or name,
                 name=name,
                 started=start.unix,
@@ -199,17 +205,6 @@ def _tell_of_gpus(intake: Intake) -> None:
             "wandb counts the GPUs of the machine that logged, whether the run used them all or "
             "more machines than one: give --count if it did otherwise."
         )
-
-
-def masked(words: Sequence[str]) -> str:
-    """A command line with the values of what looks like a secret as ***."""
-    found, hide = [], False
-    for word in words:
-        name, equals, _ = word.partition("=")
-        secret = re.search(r"key|token|secret|passw|credential", name, re.I) is not None
-        found.append("***" if hide else f"{name}=***" if secret and equals else word)
-        hide = secret and not equals and word.startswith("-")
-    return " ".join(found)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 A row is recorded once and never rewritten; `Billed` is the row as it counts: the newest amendment
 of each field applied, and the seconds and joules of what ran inside it taken off, so that nested
-work is billed once and a reservation keeps what nobody used. Work inside takes off its seconds
-times its share of the devices, at most all of them, and only while the outer row lasted.
+work is billed once and a reservation keeps what nobody used. Work inside, on the same kind of
+device, takes off its seconds times its share of the devices, and only while the outer row lasted;
+where that is more than the outer row had, what is inside counts in proportion.
 Everything here is checked as it is made, so what is stored can be added up; money is US dollars.
 """
 
@@ -183,6 +184,8 @@ class Billed(Entry):
     """before amendments"""
     seconds_nested: float = 0.0
     """taken off by rows inside it"""
+    scale: float = 1.0
+    """what counts of its seconds: less where work beside it, in one outer row, held its devices"""
     joules_nested: float = 0.0
     joules_low_nested: float = 0.0
     joules_high_nested: float = 0.0
@@ -191,15 +194,23 @@ class Billed(Entry):
 
     @property
     def seconds_billable(self) -> float:
-        return max(0.0, self.seconds - self.seconds_nested)
+        return max(0.0, self.seconds - self.seconds_nested) * self.scale
+
+    @property
+    def seconds_shared(self) -> float:
+        """What would be billable too, had work beside it not held the same devices."""
+        return max(0.0, self.seconds - self.seconds_nested) * (1 - self.scale)
 
     @property
     def seconds_kept(self) -> float:
-        """Billable seconds that were productive; a finished row with nothing said keeps all."""
+        """Billable seconds that were productive; a finished row with nothing said keeps all.
+
+        Of a row that keeps a part, what ran inside counts as inside that part.
+        """
         whole, kept = self.status == "done", self.seconds_productive
         if whole and (kept is None or kept >= self.seconds_recorded):
             return self.seconds_billable
-        return min(kept or 0.0, self.seconds_billable)
+        return max(0.0, min(kept or 0.0, self.seconds) - self.seconds_nested) * self.scale
 
     @property
     def joules_billable(self) -> float:
@@ -236,6 +247,8 @@ class Group:
     device_seconds: float = 0.0
     """billable seconds times devices"""
     device_seconds_kept: float = 0.0
+    device_seconds_shared: float = 0.0
+    """not billable since several rows inside one outer row held the same devices"""
     dollars: float = 0.0
     dollars_kept: float = 0.0
     tokens: int = 0
@@ -298,6 +311,10 @@ class Filters(TypedDict, total=False):
     name: str | None
     run: str | None
     ids: list[str] | None
+    purposes: list[str] | None
+    statuses: list[str] | None
+    runs: list[str] | None
+    """as they are stored"""
 
 
 def purpose_named(word: str) -> Purpose:

@@ -46,26 +46,11 @@ from benthic.cost.ledger.entries import (
 )
 from benthic.cost.ledger.processes import identity, is_gone
 from benthic.cost.ledger.schema import ELSEWHERE, LedgerError, in_words, prepare, transaction
-from benthic.cost.ledger.sums import check_keys, select_groups, select_rows
+from benthic.cost.ledger.sums import check_keys, select_groups, select_largest, select_rows
 
-__all__ = [
-    "PURPOSES",
-    "Amendment",
-    "Billed",
-    "Budget",
-    "Entry",
-    "Filters",
-    "Group",
-    "Ledger",
-    "LedgerError",
-    "Purpose",
-    "Span",
-    "Status",
-    "Usage",
-    "external_id",
-    "ledger_path",
-    "purpose_named",
-]
+__all__ = ["PURPOSES", "Amendment", "Billed", "Budget", "Entry", "Filters", "Group", "Ledger"]
+__all__ += ["LedgerError", "Purpose", "Span", "Status", "Usage"]
+__all__ += ["external_id", "ledger_path", "purpose_named"]
 
 _USAGE = ", ".join(f"{name} = :{name}" for name in USAGE_COLUMNS)
 _NAMES = ", ".join(COLUMNS)
@@ -223,13 +208,20 @@ class Ledger:
             yield from select_rows(self._connection, filters, limit)
 
     def groups(self, by: Sequence[str] = (), **filters: Unpack[Filters]) -> list[Group]:
-        """Sums of rows as they count, over rows that agree in `by`; see `ledger_sums.BY`.
+        """Sums of rows as they count, over rows that agree in `by`; see `sums.BY`.
 
         A row belongs to the month, in UTC, in which it started. ValueError names a wrong key.
         """
         check_keys(by)
         with self._in_words():
             return select_groups(self._connection, by, filters)
+
+    def largest_runs(
+        self, count: int, rates: Mapping[str, float], **filters: Unpack[Filters]
+    ) -> tuple[list[Group], int]:
+        """The dearest runs, dollars by device in `rates` where it is there, and how many runs."""
+        with self._in_words():
+            return select_largest(self._connection, count, rates, filters)
 
     def find(self, prefix: str) -> Billed:
         """The one row whose id starts so; LedgerError where there is none, or several."""

@@ -4,7 +4,8 @@ Read through `pynvml` where it is installed; else names alone, from the driver's
 CUDA_VISIBLE_DEVICES. Busy is the driver's share of time in which a kernel ran, whoever's it was;
 energy is the board's own counter (Volta and later), the rest of the server not in it. Numbers in
 CUDA_VISIBLE_DEVICES are taken in the driver's order, which is CUDA's on machines of one kind of
-GPU. A slice of a GPU (MIG) has a name, and neither counter.
+GPU. A slice of a GPU (MIG) has a name, and neither counter. The energy counters are absolute, so a
+reading that fails loses nothing once a later one succeeds; `unread` is the time since the last.
 """
 
 import logging
@@ -30,22 +31,23 @@ class Gpus:
     _handles: list[Any] = field(default_factory=list)
     _last: list[int] = field(default_factory=list)
     _at: float = 0.0
+    _counted: float = 0.0
     _millijoules: int = 0
-    _failed: bool = False
+    _warned: bool = False
     _busy: float = 0.0
     _seen: float = 0.0
 
     def start(self, now: float) -> None:
         """Count from here; `now` on the monotonic clock."""
-        self._at = now
+        self._at = self._counted = now
         try:
             self._last = [self._nvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in self._handles]
         except Exception:  # the part has no such counter
             self._last = []
 
     def look(self, now: float) -> None:
-        """Read both counters; what cannot be read any more is logged once and counted no further"""
-        if not self._handles or self._failed:
+        """Read both counters; energy that cannot be read is logged once and asked for again."""
+        if not self._handles:
             return
         try:
             rates = [self._nvml.nvmlDeviceGetUtilizationRates(h).gpu for h in self._handles]
@@ -60,11 +62,15 @@ class Gpus:
         try:
             read = [self._nvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in self._handles]
         except Exception as error:
-            self._failed = True
-            _log.warning("The energy of the GPUs is counted no further: %s", error)
+            if not self._warned:
+                _log.warning(
+                    "The energy of the GPUs cannot be read (%s): it is estimated until it can",
+                    error,
+                )
+            self._warned = True
             return
         self._millijoules += sum(max(0, new - old) for new, old in zip(read, self._last))
-        self._last = read
+        self._last, self._counted = read, now
 
     @property
     def busy(self) -> float | None:
@@ -75,6 +81,11 @@ class Gpus:
     def metered(self) -> bool:
         """Whether they count energy."""
         return bool(self._last)
+
+    @property
+    def unread(self) -> float:
+        """Seconds before the last look that no reading of energy covers; 0 where that look read."""
+        return self._at - self._counted if self._last else 0.0
 
     @property
     def joules(self) -> float:

@@ -6,7 +6,9 @@ and a machine that sleeps is not billed for it. A ledger that fails on the way i
 tried again; it never ends the work.
 
 Energy is what counters say (NVML of the GPUs, RAPL of the processor), else an estimate with its
-least and greatest value; the row names which.
+least and greatest value; the row names which. Counters wrap, so they are read each minute however
+long the heartbeat. Where those of the GPUs fall silent, an estimate stands in for the rest, and the
+row's note says for how long.
 """
 
 import logging
@@ -18,20 +20,22 @@ from pathlib import Path
 from benthic.cost.ledger.entries import Span, Status, Usage
 from benthic.cost.ledger.ledger import Ledger, LedgerError
 from benthic.cost.metering.descendants import Tree
-from benthic.cost.metering.held import Held
+from benthic.cost.metering.held import Holding
 from benthic.cost.metering.meter import POWERCAP, Rapl
 
 SHORTEST, LONGEST = 0.05, 3600.0
 """seconds between heartbeats"""
 _FIRST = 0.25
 _PATIENCE = 10.0
+_LOOK = 60.0
+"""seconds between two readings of the counters, at most"""
 _log = logging.getLogger(__name__)
 
 
 class Gauge:
     """Reads what the work has used since the gauge was made."""
 
-    def __init__(self, held: Held, *, with_self: bool, powercap: Path = POWERCAP) -> None:
+    def __init__(self, held: Holding, *, with_self: bool, powercap: Path = POWERCAP) -> None:
         """`with_self`: this process is part of the work, not only what is below it."""
         self._held = held
         self._start = time.monotonic()
@@ -40,7 +44,7 @@ class Gauge:
         if self._gpus:
             self._gpus.start(self._start)
         self._boards = self._gpus if self._gpus and self._gpus.metered else None
-        alone = held.count == (len(self._boards.names) if self._boards else 1)
+        alone = held.drawn == (len(self._boards.names) if self._boards else 1)
         wanted = alone and (self._boards or not held.is_gpu)
         self._rapl = Rapl.find(powercap) if wanted else None
         self.energy_source = self._source(alone)
@@ -48,6 +52,13 @@ class Gauge:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
+
+    def look(self) -> None:
+        """Read the counters alone."""
+        if self._gpus:
+            self._gpus.look(time.monotonic())
+        if self._rapl:
+            self._rapl.joules()
 
     def read(
         self, *, tokens: int, flops: float, productive: float | None, last: bool = False
@@ -57,7 +68,7 @@ class Gauge:
         if self._gpus:
             self._gpus.look(now)
         seconds = now - self._start
-        joules, low, high = self._energy(seconds)
+        low, joules, high = self._energy(seconds)
         return Usage(
             seconds=seconds,
             seconds_productive=productive if productive is None else min(productive, seconds),
@@ -72,16 +83,28 @@ class Gauge:
             peak_bytes=self._tree.peak or None,
         )
 
+    @property
+    def gap(self) -> str:
+        """What no counter told of the energy up to the last reading; empty where they told all."""
+        unread = self._boards.unread if self._boards else 0.0
+        if not unread:
+            return ""
+        return (
+            f"energy of the last {unread:.0f} s is an estimate, since NVML did not answer: "
+            f"{self._held.watts_source}"
+        )
+
     def _energy(self, seconds: float) -> tuple[float, float, float]:
+        """Least, likely and greatest; equal where all is counted."""
         if self._boards:
             joules = self._boards.joules * self._held.count / len(self._boards.names)
             joules += self._rapl.joules() if self._rapl else 0.0
-            return joules, joules, joules
+            low, mid, high = self._held.joules(self._boards.unread, 0.0)
+            return joules + low, joules + mid, joules + high
         if self._rapl:
             joules = self._rapl.joules()
             return joules, joules, joules
-        low, mid, high = self._held.joules(seconds, self._tree.cpu_seconds)
-        return mid, low, high
+        return self._held.joules(seconds, self._tree.cpu_seconds)
 
     def _source(self, alone: bool) -> str:
         if self._boards and not alone:
@@ -117,6 +140,7 @@ class Heart:
         self._tokens, self._flops = 0, 0.0
         self._productive: float | None = None
         self._refused = False
+        self._note = ""
         self.id = ""
 
     @property
@@ -126,6 +150,7 @@ class Heart:
     def begin(self, ledger: Ledger, span: Span) -> str:
         """Write the row and return its id; LedgerError before anything is spent."""
         self.id = ledger.begin(span, energy_source=self._gauge.energy_source)
+        self._note = span.note
         return self.id
 
     def start(self) -> None:
@@ -168,6 +193,7 @@ class Heart:
             )
             return None
         usage = self._usage(status, last=True)
+        note = "; ".join(filter(None, [self._note, note, self._gauge.gap]))
         try:
             with Ledger(self._path) as ledger:
                 ledger.finish(self.id, usage, status, exit_code=exit_code, note=note or None)
@@ -188,7 +214,7 @@ class Heart:
 
     def _run(self) -> None:
         ledger, warned, pause = None, False, min(_FIRST, self._interval)
-        while not self._stop.wait(pause):
+        while not self._stopped_within(pause):
             pause = min(2 * pause, self._interval)
             try:
                 usage = self._usage("running")
@@ -205,6 +231,15 @@ class Heart:
                 ledger = None
         if ledger:
             ledger.close()
+
+    def _stopped_within(self, seconds: float) -> bool:
+        """Whether the end comes in that time; counters are read meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > _LOOK:
+            if self._stop.wait(_LOOK):
+                return True
+            self._gauge.look()
+        return self._stop.wait(max(0.0, left))
 
 
 def interval_of(seconds: float) -> float:

@@ -4,16 +4,23 @@ Read from flags first, then from the launcher's variables (torchrun, mpirun, sru
 machine. What is held counts, used or not: all visible GPUs, or as many as there are ranks, and on a
 machine without any the machine itself. Of several ranks the first bills for all.
 
-The price is the one given, else the catalog's rent of that GPU, else the assumption that recipes
-start from, which says of itself that it is one; nothing is ever free unless it was said to be.
+Inside a metered row what was not given is that row's: its device, its price with where that is
+from, its count (less where a launcher or CUDA_VISIBLE_DEVICES says less). So it is for work on the
+processor, too, as the row's devices are held meanwhile; another GPU than the row's is found anew.
+
+The price is the one given, else the outer row's, else the catalog's rent of that GPU, else the
+assumption that recipes start from, which says of itself that it is one; nothing is ever free unless
+it was said to be.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
-from benthic.cost.ledger.entries import MAX_COUNT, MAX_PRICE
+from benthic.cost.ledger.entries import MAX_COUNT, MAX_PRICE, Billed
 from benthic.cost.metering.gpus import Gpus, find
 
 _RANKS = (  # the first that is set counts; LOCAL_RANK alone is what old launchers set
@@ -22,10 +29,11 @@ _RANKS = (  # the first that is set counts; LOCAL_RANK alone is what old launche
 _BUSY_CORE = (2.0, 5.0, 10.0)  # W, least, middle, greatest: 350 W of 64 cores to 170 W of 16
 _IDLE_CORE = (0.3, 1.0, 3.0)  # W, its share of an idle machine
 _UNKNOWN_GPU = (30.0, 300.0, 1500.0)  # W
+_MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)  # drivers put it behind the name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class Holding:
     """Devices, their price, and the watts to estimate by where no counter can be read."""
 
     device: str
@@ -36,6 +44,8 @@ class Held:
     price_assumed: bool
     gpus: Gpus | None
     """to read; those of this machine, where the device is one of them"""
+    drawn: int
+    """devices to estimate energy for; not `count` where work on a processor holds GPUs meanwhile"""
     is_gpu: bool
     watts: tuple[float, float, float] | None
     """least, likely, greatest, of one device; None: by the processor's time"""
@@ -45,11 +55,11 @@ class Held:
     def joules(self, seconds: float, cpu_seconds: float) -> tuple[float, float, float]:
         """The estimate, least, likely and greatest."""
         if self.watts:
-            low, mid, high = (watts * self.count * seconds for watts in self.watts)
+            low, mid, high = (watts * self.drawn * seconds for watts in self.watts)
             return low, mid, high
         idle = cores() * seconds
         low, mid, high = (
-            self.count * (busy * cpu_seconds + rest * idle)
+            self.drawn * (busy * cpu_seconds + rest * idle)
             for busy, rest in zip(_BUSY_CORE, _IDLE_CORE)
         )
         return low, mid, high
@@ -70,15 +80,24 @@ def hold(
     count: int | None = None,
     price: float | None = None,
     watts: float | None = None,
+    outer: Billed | None = None,
     environ: Mapping[str, str] = os.environ,
-) -> Held:
-    """What the work that starts now holds. ValueError names what was given and cannot be."""
+) -> Holding:
+    """What the work that starts now holds; `outer`: the row it runs inside.
+
+    ValueError names what was given and cannot be.
+    """
     _within("price", price, 0, MAX_PRICE, "US dollars an hour of one device")
     _within("watts", watts, 0, 1e6, "watts of one device")
     _within("count", count, 1, MAX_COUNT, "devices")
     device = device.strip()
+    same = outer is not None and _catalogued(device) in ("", _catalogued(outer.device))
+    if outer and same:
+        device = _catalogued(outer.device)
+    elif _catalogued(device) != "cpu":
+        outer = None
     gpus = None if device.lower() == "cpu" else find(environ)
-    name = _catalogued(device) or (gpus.names[0] if gpus else "cpu")
+    name = _catalogued(device) or (_catalogued(gpus.names[0]) if gpus else "cpu")
     is_gpu = name.lower() != "cpu"
     warnings = []
     if gpus and not device and len(set(gpus.names)) > 1:
@@ -89,15 +108,22 @@ def hold(
         )
     if price is not None:
         charged, source = float(price), "given"
+    elif outer:
+        charged, source = outer.price_per_hour, outer.price_source
     elif is_gpu:
         charged, source, warning = _rent(name, named=bool(device))
         warnings += [warning] if warning else []
     else:
         charged, source = _assumed()
+    found = gpus_held(gpus, environ) if is_gpu else machines(environ)
+    held = found
+    if outer:
+        held = min(found, outer.count) if same and _told(gpus, environ) else outer.count
     draw, draw_source = _watts(name, watts, is_gpu)
-    return Held(
+    return Holding(
         device=name if is_gpu else processor(),
-        count=count or (gpus_held(gpus, environ) if is_gpu else machines(environ)),
+        count=count or held,
+        drawn=count or (held if same else found),
         price=charged,
         price_source=source,
         price_assumed=source.startswith("assumption"),
@@ -160,6 +186,23 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "cpu"
 
 
+def folder_for(name: str) -> str:
+    """Where work of that name lies that has no folder of its own; ValueError if there is none."""
+    try:
+        return str(Path.cwd() / name.replace("/", "_"))
+    except FileNotFoundError:
+        raise ValueError(
+            "the current folder has been deleted: change to one that exists, and start again"
+        ) from None
+
+
+def _told(gpus: Gpus | None, environ: Mapping[str, str]) -> bool:
+    """Whether the environment says that this may be a part of what the outer row holds."""
+    by_slurm = any(_whole(environ, f"SLURM_{name}") for name in ("GPUS", "GPUS_ON_NODE"))
+    hidden = gpus is not None and len(gpus.names) < gpus.installed
+    return by_slurm or hidden or _ranks(environ) is not None
+
+
 def _ranks(environ: Mapping[str, str]) -> tuple[int, int] | None:
     """Ranks in all and on this machine, where a launcher started this process as one of them."""
     for rank, world, local in (
@@ -173,15 +216,18 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _catalogued(device: str) -> str:
-    """The name that the catalog has for it, so that h100 and H100-SXM are one device in sums."""
-    if device.lower() in ("", "cpu"):
-        return device
+    """The name that the catalog has for it, so that h100 and H100-SXM are one device in sums; "cpu"
+    for this machine's processor, and a name that is not known as it is."""
+    if device.lower() in ("", "cpu") or device == processor():
+        return "cpu" if device else ""
     from benthic.cost.catalog.load import CostError, load
 
-    try:
-        return load().gpu(device).name
-    except CostError:
-        return device
+    for name in (device, _MEMORY.sub("", device)):
+        try:
+            return load().gpu(name).name
+        except CostError:
+            continue
+    return device
 
 
 def _rent(name: str, *, named: bool) -> tuple[float, str, str]:

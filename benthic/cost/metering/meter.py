@@ -124,8 +124,9 @@ class Meter:
 
 
 class Rapl:
-    """Energy of all processor packages since it was found; call `joules` more than once an hour,
-    for a counter wraps at some 260 kJ and only one turn between two readings can be seen."""
+    """Energy of all processor packages since it was found. A counter wraps at some 260 kJ, which
+    350 W fill in 12 minutes, and one turn between two readings is all that can be seen: call
+    `joules` once a minute."""
 
     def __init__(self, packages: list[Path]) -> None:
         self._counters = [package / "energy_uj" for package in packages]
@@ -151,7 +152,7 @@ class Rapl:
         """Joules so far; where the counters stop to be readable, those until then, logged once."""
         try:
             now = [_microjoules(counter) for counter in self._counters]
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not self._failed:
                 _log.warning("The energy of this span is counted no further: %s", error)
             self._failed = True

@@ -4,11 +4,13 @@ The command runs as if it were not metered (see `child`) and its exit code is pa
 bill is a row of the ledger that a thread keeps up to date, so a killed meter is billed up to its
 last heartbeat, and the command then gets a SIGTERM. Of several ranks of one launch the first bills
 for all and the others become the command at once; processor time and memory are then the first's.
-A command run inside names this row as its parent (BENTHIC_METER), so nothing is billed twice.
+A command run inside names this row as its parent (BENTHIC_METER), so nothing is billed twice, and
+takes from it what was not given (`outer`).
 
 The bill ends with the command. What it leaves running is named, and billed only with `wait`.
-Exit codes: the command's, 128 + n where a signal n ended it; 3 where a budget refuses or ended it;
-125 where the meter cannot bill, 126 and 127 where the command cannot be run or is not found.
+Exit codes: the command's, 128 + n where a signal n ended it; 2 where none is given; 3 where a
+budget refuses or ended it; 125 where the meter cannot bill, 126 and 127 where the command cannot be
+run or is not found.
 """
 
 import os
@@ -21,16 +23,25 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from benthic.cost.ledger.entries import PURPOSES, Purpose, Span, Status, Usage, purpose_named
+from benthic.cost.ledger.entries import (
+    PURPOSES,
+    Billed,
+    Purpose,
+    Span,
+    Status,
+    Usage,
+    purpose_named,
+)
 from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
 from benthic.cost.limits import Limits
 from benthic.cost.metering.child import ENDING, Child, NotRun, become, program, send, start
 from benthic.cost.metering.descendants import Process, below
 from benthic.cost.metering.heart import Gauge, Heart, interval_of
-from benthic.cost.metering.held import Held, hold, is_first
+from benthic.cost.metering.held import Holding, folder_for, hold, is_first
 from benthic.cost.metering.masking import masked
+from benthic.cost.metering.outer import outer_row, purpose_inside
 
-CANNOT_BILL, OVER_BUDGET = 125, 3
+CANNOT_BILL, OVER_BUDGET, NO_COMMAND = 125, 3, 2
 GRACE = 30.0
 """seconds between the SIGTERM of a budget and the SIGKILL"""
 _STOPPED = {128 + n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)}
@@ -40,7 +51,7 @@ _SCRIPTS = (".py", ".sh", ".ipynb", ".jl", ".R")
 def run(
     command: Sequence[str],
     *,
-    purpose: str = "other",
+    purpose: str = "",
     project: str = "",
     name: str = "",
     device: str = "",
@@ -55,54 +66,57 @@ def run(
 ) -> int:
     """Run and bill `command`; the exit code, see above. For a process that does nothing else.
 
-    `price` in US dollars an hour and `watts` are of one of `count` devices; `budget_stop` ends the
-    work when a budget of its purpose or project is spent; `wait` bills until all that the command
-    started has ended; `anyway` runs it unbilled where the ledger cannot be written; `quiet` leaves
-    out the line at the end.
+    What is not given is the outer row's, if there is one. `price` in US dollars an hour and `watts`
+    are of one of `count` devices; `budget_stop` ends the work when a budget of its purpose or
+    project is spent; `wait` bills until all that the command started has ended; `anyway` starts it
+    where a hard budget is spent, or unbilled where the ledger cannot be written; `quiet` leaves out
+    the line at the end.
     """
     words = list(command)
     try:
         path = program(words, os.environ)
         if not is_first():
             become(path, words, os.environ)
-        kind = nearest_purpose(purpose)
+        kind = nearest_purpose(purpose) if purpose.strip() else None
         interval = interval_of(heartbeat)
-        held = hold(device=device, count=count, price=price, watts=watts)
-        span = _span(words, kind, project, name, held)
+        folder = folder_for(name or name_of(words))
+        outer = outer_row(ledger_path().absolute())
+        held = hold(device=device, count=count, price=price, watts=watts, outer=outer)
+        span = _span(words, folder, kind, project, name, held, outer)
     except NotRun as refusal:
         return _refuse(str(refusal), refusal.code)
     except ValueError as error:
         return _refuse(str(error), CANNOT_BILL)
+    except LedgerError as error:
+        return _unbilled(error, path, words, anyway)
     try:
-        return _Metered(words, path, held, span, interval, budget_stop, wait, quiet).run()
+        return _Command(
+            words, path, held, span, outer, interval, budget_stop, wait, anyway, quiet
+        ).run()
     except NotRun as refusal:
         return _refuse(str(refusal), refusal.code)
     except LedgerError as error:
-        if not anyway:
-            return _refuse(f"{error}; with --anyway the command runs unbilled", CANNOT_BILL)
-        say(f"{error}; the command runs unbilled")
-        try:
-            become(path, words, os.environ)
-        except NotRun as refusal:
-            return _refuse(str(refusal), refusal.code)
+        return _unbilled(error, path, words, anyway)
 
 
-class _Metered:
+class _Command:
     """One command, from the ledger's first row to its last word."""
 
     def __init__(
         self,
         words: list[str],
         path: str,
-        held: Held,
+        held: Holding,
         span: Span,
+        outer: Billed | None,
         interval: float,
         budget_stop: bool,
         wait: bool,
+        anyway: bool,
         quiet: bool,
     ) -> None:
-        self.words, self.path, self.held, self.span = words, path, held, span
-        self.budget_stop, self.wait, self.quiet = budget_stop, wait, quiet
+        self.words, self.path, self.held, self.span, self.outer = words, path, held, span, outer
+        self.budget_stop, self.wait, self.anyway, self.quiet = budget_stop, wait, anyway, quiet
         self.file = ledger_path().absolute()
         self.heart = Heart(
             self.file,
@@ -125,9 +139,11 @@ class _Metered:
                 project=self.span.project,
                 stop=self.budget_stop,
             )
-            spent = self.limits.refusal()
-            if spent:
+            spent = self.limits.refusal(self.outer)
+            if spent and self.budget_stop:
                 return _refuse(spent, OVER_BUDGET)
+            if spent and not self.anyway:
+                return _refuse(f"{spent}; --anyway starts it all the same", OVER_BUDGET)
             for warning in (*self.held.warnings, *self.limits.warnings(0.0)):
                 say(warning)
             if self.budget_stop and not self.limits:
@@ -148,9 +164,7 @@ class _Metered:
             note = self._leave()
             status = _status(code, self.child.signals, stopped=bool(self.over))
             notes = [note, f"stopped: {self.over}" if self.over else "", _death(code)]
-            usage = self.heart.end(
-                status, exit_code=code, note="; ".join(filter(None, [self.span.note, *notes]))
-            )
+            usage = self.heart.end(status, exit_code=code, note="; ".join(filter(None, notes)))
         finally:
             self.child.release()
         if usage and not self.quiet:
@@ -192,6 +206,17 @@ class _Metered:
             send(pid, number)
 
 
+def unparted(words: Sequence[str]) -> int:
+    """Refuse a command that stands before -- instead of behind it."""
+    from shlex import join
+
+    return _refuse(
+        f"'{words[0]}' is no option of the meter: write -- before the command, as in: "
+        f"benthic meter -- {join(words)}",
+        NO_COMMAND,
+    )
+
+
 def nearest_purpose(word: str) -> Purpose:
     """The purpose of that name; ValueError names the nearest."""
     try:
@@ -221,19 +246,27 @@ def say(sentence: str) -> None:
         sys.stderr.flush()
 
 
-def _span(words: list[str], purpose: Purpose, project: str, name: str, held: Held) -> Span:
-    called = name or name_of(words)
+def _span(
+    words: list[str],
+    folder: str,
+    purpose: Purpose | None,
+    project: str,
+    name: str,
+    held: Holding,
+    outer: Billed | None,
+) -> Span:
     return Span(
-        run=str(Path.cwd() / called.replace("/", "_")),
+        run=folder,
         attempt=uuid4().hex,
         stage="command",
-        purpose=purpose,
+        purpose=purpose or purpose_inside(outer),
         device=held.device,
         count=held.count,
         price_per_hour=held.price,
         price_source=held.price_source,
-        project=project,
-        name=called,
+        project=project or (outer.project if outer else ""),
+        user=outer.user if outer else "",
+        name=name or name_of(words),
         source="meter",
         command=masked(words),
     )
@@ -260,12 +293,23 @@ def _listed(rest: Sequence[Process]) -> str:
     return f"{len(rest)} {verb} the command ({names}{more})"
 
 
+def _unbilled(error: LedgerError, path: str, words: list[str], anyway: bool) -> int:
+    """The command runs without a bill, if it may."""
+    if not anyway:
+        return _refuse(f"{error}; with --anyway the command runs unbilled", CANNOT_BILL)
+    say(f"{error}; the command runs unbilled")
+    try:
+        become(path, words, os.environ)
+    except NotRun as refusal:
+        return _refuse(str(refusal), refusal.code)
+
+
 def _refuse(sentence: str, code: int) -> int:
     say(sentence)
     return code
 
 
-def _summary(span: Span, held: Held, usage: Usage, status: Status, row: str) -> str:
+def _summary(span: Span, held: Holding, usage: Usage, status: Status, row: str) -> str:
     dollars = usage.seconds * span.count * span.price_per_hour / 3600
     assumed = ", an assumption: give --price" if held.price_assumed else ""
     parts = [

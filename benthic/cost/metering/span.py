@@ -6,9 +6,10 @@
             m.add(tokens=batch.size)
 
 Of the ranks of one launch the first bills for all. Inside `benthic meter`, or inside another block,
-the row names the outer one as its parent and nothing is billed twice. An exception ends it as
-failed, KeyboardInterrupt as interrupted. LedgerError and ValueError come at the start only: once
-the work runs, no ledger ends it.
+the row names the outer one as its parent, takes from it what was not given, and nothing is billed
+twice. An exception ends it as failed, KeyboardInterrupt as interrupted. LedgerError, ValueError,
+and OverBudget where a hard budget is spent, come at the start only: once the work runs, neither
+ledger nor budget ends it.
 """
 
 import atexit
@@ -17,17 +18,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
 from benthic.cost.ledger.entries import Span, Status
-from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
+from benthic.cost.limits import Limits
 from benthic.cost.metering.heart import Gauge, Heart, interval_of, status_of
-from benthic.cost.metering.held import hold, is_first
+from benthic.cost.metering.held import folder_for, hold, is_first
 from benthic.cost.metering.masking import masked
 from benthic.cost.metering.metered import nearest_purpose
+from benthic.cost.metering.outer import outer_row, purpose_inside
 
 _log = logging.getLogger("benthic.meter")
 
@@ -42,7 +46,7 @@ class Metered:
         self,
         name: str = "",
         *,
-        purpose: str = "other",
+        purpose: str = "",
         project: str = "",
         device: str = "",
         count: int | None = None,
@@ -50,18 +54,23 @@ class Metered:
         watts: float | None = None,
         heartbeat: float = 5.0,
         run: str | Path = "",
+        resumed: bool = False,
+        anyway: bool = False,
         while_true: Callable[[], bool] | None = None,
     ) -> None:
-        """`name`: of the work, the script's if empty; `price` in US dollars an hour and `watts` are
-        of one of `count` devices, which are found if not given; `run`: the work's own folder, if it
-        has one; `while_true` ends the bill as failed once it says no. ValueError names what cannot
-        be."""
+        """`name`: of the work, the script's if empty; `purpose`, `project`, devices and price are
+        the outer row's if not given, without one purpose other, and what is found; `price` in US
+        dollars an hour and `watts` are of one of `count` devices; `run`: the work's own folder, if
+        it has one; `resumed`: it goes on with the run's last attempt, which is no new one; `anyway`
+        starts it where a hard budget is spent, or unbilled where the ledger cannot be written;
+        `while_true` ends the bill as failed once it says no. ValueError names what cannot be."""
         self._name = name or Path(sys.argv[0] or "python").name or "python"
-        self._purpose = nearest_purpose(purpose)
+        self._purpose = nearest_purpose(purpose) if purpose.strip() else None
         self._project = project
         self._given = {"device": device, "count": count, "price": price, "watts": watts}
         self._interval = interval_of(heartbeat)
-        self._run = str(run) or str(Path.cwd() / self._name.replace("/", "_"))
+        self._run = str(run) or folder_for(self._name)
+        self._resumed, self._anyway = resumed, anyway
         self._while_true = while_true
         self._lock = threading.RLock()
         self._heart: Heart | None = None
@@ -86,32 +95,49 @@ class Metered:
         """Start to bill."""
         if not is_first():
             return
-        held = hold(**self._given)  # type: ignore[arg-type]
+        try:
+            self._begin(ledger_path().absolute())
+        except LedgerError as error:
+            if not self._anyway:
+                raise
+            _log.warning("%s; the work runs unbilled", error)
+
+    def _begin(self, path: Path) -> None:
+        outer = outer_row(path)
+        held = hold(**self._given, outer=outer)  # type: ignore[arg-type]
         for warning in held.warnings:
             _log.warning("%s", warning)
         span = Span(
             run=self._run,
             attempt=uuid4().hex,
             stage="block",
-            purpose=self._purpose,
+            purpose=self._purpose or purpose_inside(outer),
             device=held.device,
             count=held.count,
             price_per_hour=held.price,
             price_source=held.price_source,
-            project=self._project,
+            project=self._project or (outer.project if outer else ""),
+            user=outer.user if outer else "",
             name=self._name,
             source="python",
             command=masked([Path(sys.executable or "python").name, *sys.argv]),
         )
         heart = Heart(
-            ledger_path().absolute(),
+            path,
             Gauge(held, with_self=True),
             interval=self._interval,
             say=lambda sentence: _log.warning("%s", sentence),
             each=self._check if self._while_true else None,
         )
-        with Ledger(ledger_path()) as ledger:
+        with Ledger(path) as ledger:
             ledger.close_stale()
+            limits = Limits(ledger, purpose=span.purpose, project=span.project, stop=False)
+            if not self._anyway:
+                limits.check(outer, escape="; anyway=True starts it all the same")
+            for warning in limits.warnings(0.0):
+                _log.warning("%s", warning)
+            if self._resumed and (before := ledger.entries(Path(span.run))):
+                span = replace(span, attempt=before[-1].attempt)
             row = heart.begin(ledger, span)
         self._heart, self._pid = heart, os.getpid()
         self._outer = os.environ.get("BENTHIC_METER")
