@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benthic.cost.ledger import sums as ledger_sums
 from benthic.cost.ledger.entries import AMENDABLE, PURPOSES, Billed, Group, amended_value
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, Usage, external_id
-from benthic.cost.ledger.sums import BY, billed_reference, groups_reference
+from benthic.cost.ledger.sums import BY
+from benthic.cost.ledger.sums_reference import billed_reference, groups_reference
 
 ROW = Entry(
     run="/runs/one",
@@ -280,7 +282,42 @@ def test_sql_agrees_with_python(
                 for row in expected.values()
                 if all(getattr(row, name) == value for name, value in filters.items())
             ]
-            _same(ledger.groups(by, **filters), groups_reference(chosen, by))
+            sums, dearest = groups_reference(chosen, by), _dearest(chosen)
+            _same(ledger.groups(by, **filters), sums)
+            assert _runs(*ledger.largest_runs(9, {"cpu": 7.0}, **filters)) == dearest
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ledger_sums, "_FEWER", 0)  # a table by run, however few the rows
+                with ledger.one_moment(**filters):
+                    _same(ledger.groups(by, **filters), sums)
+                    assert _runs(*ledger.largest_runs(9, {"cpu": 7.0}, **filters)) == dearest
+                    other = [row for row in expected.values() if row.user == "p"]
+                    _same(ledger.groups(by, user="p"), groups_reference(other, by))
+
+
+def _dearest(rows: list[Billed]) -> tuple[dict[str, Any], int]:
+    """Rows, dollars, device-seconds and tokens by run, CPUs at 7 dollars an hour."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        sums = found.setdefault(row.run, [0.0] * 4)
+        seconds = row.seconds_billable * row.count
+        price = 7.0 if row.device == "cpu" else row.price_per_hour
+        for i, value in enumerate((1, seconds * price / 3600, seconds, row.tokens)):
+            sums[i] += value
+    return {run: pytest.approx(sums, abs=1e-9) for run, sums in found.items()}, len(found)
+
+
+def _runs(groups: list[Group], count: int) -> tuple[dict[str, list[float]], int]:
+    names = ("rows", "dollars", "device_seconds", "tokens")
+    return {g.key["run"]: [getattr(g, name) for name in names] for g in groups}, count
+
+
+def test_sums_of_one_moment_do_not_see_what_is_written_meanwhile(ledger: Ledger) -> None:
+    ledger.add([IDLE])
+    with Ledger(ledger.path) as other, ledger.one_moment():
+        assert ledger.groups()[0].rows == 1
+        other.add([replace(IDLE, external="later")])
+        assert ledger.groups()[0].rows == 1 and ledger.largest_runs(1, {})[0][0].rows == 1
+    assert ledger.groups()[0].rows == 2
 
 
 def _entry(number: int, row: dict[str, Any]) -> Entry:

@@ -210,8 +210,18 @@ def moment(text: str | None, now: float) -> float | None:
 def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
     given = cast(Filters, {name: value for name, value in filters.items() if value is not None})
-    groups = ledger.groups(_KEYS, **given)  # one pass over the file for nearly all that is told
     bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
+    with ledger.one_moment(**given):
+        _read(bill, ledger, given)
+    bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
+    inputs = bill.terms.inputs
+    bill.people = people_cost(bill.terms, {key: entry.value for key, entry in inputs.items()})
+    bill.costs = {key: inputs[key].value for key in bill.terms.costs}
+    return bill
+
+
+def _read(bill: Bill, ledger: Ledger, given: Filters) -> None:
+    groups = ledger.groups(_KEYS, **given)  # one pass over the file for nearly all that is told
     saved = _saved(ledger, given, groups)
     prices: dict[tuple[str, float, str], Price] = {}
     for group in groups:
@@ -226,13 +236,8 @@ def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     for run in largest:
         amount = Amount(run.dollars, run.device_seconds / 3600, run.rows)
         bill.runs.append(Run(run=run.key["run"], amount=amount, tokens=run.tokens))
-    bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
-    inputs = bill.terms.inputs
-    bill.people = people_cost(bill.terms, {key: entry.value for key, entry in inputs.items()})
-    bill.costs = {key: inputs[key].value for key in bill.terms.costs}
     bill.plans = list(held(ledger, (*FINAL, "ablation", "other"), given))
     _energy_sources(bill, ledger, given)
-    return bill
 
 
 def totals_reference(rows: Sequence[Billed]) -> tuple[float, float]:
@@ -357,5 +362,4 @@ def _energy_sources(bill: Bill, ledger: Ledger, filters: Filters) -> None:
                 energy.sources[source] = group.rows
         return
     energy.sampled = True
-    for row in ledger.query(limit=SAMPLE, **filters):
-        energy.sources[row.energy_source] = energy.sources.get(row.energy_source, 0) + 1
+    energy.sources = ledger.energy_sources(SAMPLE, **filters)

@@ -132,8 +132,7 @@ def amend(
         row = opened.find(prefix)
         for field, value in pairs:
             _refuse(row, field, value, reason)
-        for field, value in pairs:
-            opened.amend(row.id, field, value, reason=reason, author=author)
+        opened.amend_all(row.id, pairs, reason=reason, author=author)
         after = opened.find(row.id)
     write = dollars(max(row.dollars, after.dollars))
     for field, _ in pairs:

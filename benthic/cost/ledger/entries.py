@@ -39,7 +39,7 @@ AMENDABLE = (
 )
 KEYS = (  # in the order of the ledger's covering index
     *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
-    *("source", "month", "run", "name"),
+    *("source", "month", "run", "attempt", "name"),
 )
 MAX_PRICE = 1e6  # dollars an hour of one device
 MAX_DOLLARS = 1e15

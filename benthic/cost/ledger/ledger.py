@@ -10,17 +10,14 @@ process loses nothing it wrote, a heartbeat waits for no disk; a power cut may l
 The log needs shared memory, so machines that share a network disk each want a ledger of their own.
 """
 
-import getpass
-import json
 import os
 import socket
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from benthic.cost.ledger.entries import (
     COLUMNS,
@@ -37,7 +34,6 @@ from benthic.cost.ledger.entries import (
     Span,
     Status,
     Usage,
-    amended_value,
     check_price,
     clean,
     external_id,
@@ -45,8 +41,16 @@ from benthic.cost.ledger.entries import (
     read_as,
 )
 from benthic.cost.ledger.processes import identity, is_gone
-from benthic.cost.ledger.schema import ELSEWHERE, LedgerError, in_words, prepare, transaction
-from benthic.cost.ledger.sums import check_keys, select_groups, select_largest, select_rows
+from benthic.cost.ledger.records import Records, run_named, user_name
+from benthic.cost.ledger.schema import LedgerError, transaction
+from benthic.cost.ledger.sums import (
+    check_keys,
+    one_moment,
+    select_energy_sources,
+    select_groups,
+    select_largest,
+    select_rows,
+)
 
 __all__ = ["PURPOSES", "Amendment", "Billed", "Budget", "Entry", "Filters", "Group", "Ledger"]
 __all__ += ["LedgerError", "Purpose", "Span", "Status", "Usage"]
@@ -70,44 +74,21 @@ def ledger_path() -> Path:
     return Path(os.environ.get("BENTHIC_LEDGER") or Path(user_data_dir("benthic"), "ledger.sqlite"))
 
 
-class Ledger:
+class Ledger(Records):
     """An open ledger; belongs to the thread that opened it. Every method may raise LedgerError."""
 
     def __init__(self, path: Path, *, timeout: float = 5.0) -> None:
         """Open `path`, created where missing; wait `timeout` seconds for other writers."""
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(
-                f"the folder of the ledger {path} cannot be made ({error.strerror}): "
-                f"make it, {ELSEWHERE}"
-            ) from error
-        with self._in_words():
-            self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
-        try:
-            with self._in_words():
-                prepare(self._connection, path, timeout)
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._connection.close()
+        super().__init__(path, timeout=timeout)
+        self._by_run: Filters | None = None  # of `one_moment`
 
     def begin(self, span: Span, *, energy_source: str) -> str:
         """Write the row of a span that starts now, and return its id."""
         check_price(span.price_per_hour)
         now, pid = time.time(), os.getpid()
         given = vars(span) | {
-            "run": _absolute(span.run),
-            "user": span.user or _user(),
+            "run": run_named(span.run),
+            "user": span.user or user_name(),
             "parent": span.parent or self._outer(),
         }
         entry = Entry(
@@ -156,7 +137,7 @@ class Ledger:
         with self._in_words():
             cursor = self._connection.execute(
                 f"UPDATE entries SET {_ORPHANED} WHERE run = :run AND ended IS NULL",
-                {"run": _absolute(run), "note": ""},
+                {"run": run_named(run), "note": ""},
             )
         return cursor.rowcount
 
@@ -198,7 +179,7 @@ class Ledger:
         with self._in_words():
             rows = self._connection.execute(
                 f"SELECT {_NAMES} FROM entries WHERE run = ? ORDER BY started, rowid",
-                (_absolute(run),),
+                (run_named(run),),
             ).fetchall()
         return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
@@ -207,21 +188,43 @@ class Ledger:
         with self._in_words():
             yield from select_rows(self._connection, filters, limit)
 
+    @contextmanager
+    def one_moment(self, **filters: Unpack[Filters]) -> Iterator[None]:
+        """What is read inside is of one moment; several sums over `filters` cost little more."""
+        with self._in_words(), one_moment(self._connection, filters) as by_run:
+            self._by_run = filters if by_run else None
+            try:
+                yield
+            finally:
+                self._by_run = None
+
     def groups(self, by: Sequence[str] = (), **filters: Unpack[Filters]) -> list[Group]:
         """Sums of rows as they count, over rows that agree in `by`; see `sums.BY`.
 
         A row belongs to the month, in UTC, in which it started. ValueError names a wrong key.
         """
         check_keys(by)
+        by_run = filters == self._by_run
         with self._in_words():
-            return select_groups(self._connection, by, filters)
+            return select_groups(self._connection, by, filters, by_run=by_run)
 
     def largest_runs(
         self, count: int, rates: Mapping[str, float], **filters: Unpack[Filters]
     ) -> tuple[list[Group], int]:
         """The dearest runs, dollars by device in `rates` where it is there, and how many runs."""
+        by_run = filters == self._by_run
         with self._in_words():
-            return select_largest(self._connection, count, rates, filters)
+            return select_largest(self._connection, count, rates, filters, by_run=by_run)
+
+    def spent(self, scope: Scope, key: str) -> float:
+        """US dollars of all rows of a purpose or project, running ones to the last heartbeat."""
+        filters: Filters = {"purpose": key} if scope == "purpose" else {"project": key}
+        return sum(group.dollars for group in self.groups((), **filters))
+
+    def energy_sources(self, newest: int, **filters: Unpack[Filters]) -> dict[str, int]:
+        """What the `newest` rows, as recorded, say of their energy; rows by source."""
+        with self._in_words():
+            return select_energy_sources(self._connection, newest, filters)
 
     def find(self, prefix: str) -> Billed:
         """The one row whose id starts so; LedgerError where there is none, or several."""
@@ -253,89 +256,6 @@ class Ledger:
             ).rowcount
         return max(added, 0), len(rows) - max(added, 0)
 
-    def amend(
-        self, entry_id: str, field: str, value: str | int | float, *, reason: str, author: str = ""
-    ) -> None:
-        """Put a field of a row right by a row of its own; `author`: the process's user if empty.
-
-        ValueError where field, value or reason cannot be; LedgerError where there is no such row.
-        """
-        value = amended_value(field, value)
-        if not reason.strip():
-            raise ValueError(f"the reason to amend {field} is empty: say why in a few words")
-        with self._in_words(), transaction(self._connection):
-            row = self._connection.execute(
-                "SELECT ended FROM entries WHERE id = ?", (clean(entry_id),)
-            ).fetchone()
-            if row is None:
-                raise LedgerError(f"the ledger {self.path} has no row {entry_id}: give a whole id")
-            if field == "seconds" and row[0] is None:
-                raise ValueError(f"the row {entry_id} still runs: amend seconds when it is closed")
-            self._connection.execute(
-                "INSERT INTO amendments (entry, field, value, reason, author, at) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (entry_id, field, value, clean(reason), clean(author or _user()), time.time()),
-            )
-
-    def amendments(self, entry_id: str | None = None) -> list[Amendment]:
-        """Of one row, or all; in the order they were made."""
-        names = ("entry", "field", "value", "reason", "author", "at")
-        with self._in_words():
-            rows = self._connection.execute(
-                f"SELECT {', '.join(names)} FROM amendments WHERE :id IS NULL OR entry = :id "
-                "ORDER BY id",
-                {"id": entry_id},
-            ).fetchall()
-        return [Amendment(**dict(zip(names, row, strict=True))) for row in rows]
-
-    def budget_set(
-        self, scope: Scope, key: str, dollars: float | None, *, hard: bool = False
-    ) -> None:
-        """Limit what a purpose or project may cost in all, from now on; none lifts the limit."""
-        key = purpose_named(key) if scope == "purpose" else clean(key)
-        budget = Budget(scope=scope, key=key, dollars=dollars, hard=hard, at=time.time())
-        with self._in_words():
-            self._connection.execute(
-                "INSERT INTO budgets (scope, key, dollars, hard, at) "
-                "VALUES (:scope, :key, :dollars, :hard, :at)",
-                vars(budget),
-            )
-
-    def budgets(self) -> list[Budget]:
-        """Those that hold: the newest of each scope and key, unless lifted."""
-        with self._in_words():
-            rows = self._connection.execute(
-                "SELECT scope, key, dollars, hard, at FROM budgets WHERE dollars IS NOT NULL "
-                "AND id IN (SELECT MAX(id) FROM budgets GROUP BY scope, key) ORDER BY scope, key"
-            ).fetchall()
-        return [
-            Budget(scope=scope, key=key, dollars=dollars, hard=bool(hard), at=at)
-            for scope, key, dollars, hard, at in rows
-        ]
-
-    def spent(self, scope: Scope, key: str) -> float:
-        """US dollars of all rows of a purpose or project, running ones to the last heartbeat."""
-        filters: Filters = {"purpose": key} if scope == "purpose" else {"project": key}
-        return sum(group.dollars for group in self.groups((), **filters))
-
-    def plan_set(self, run: str | Path, document: Mapping[str, Any]) -> None:
-        """Keep the plan of a run, to hold against what is metered; the newest counts."""
-        text = json.dumps(document, allow_nan=False)
-        with self._in_words():
-            self._connection.execute(
-                "INSERT INTO plans (run, at, document) VALUES (?, ?, ?)",
-                (_absolute(run), time.time(), text),
-            )
-
-    def plans(self) -> dict[str, dict[str, Any]]:
-        """The newest plan of every run that has one."""
-        with self._in_words():
-            rows = self._connection.execute(
-                "SELECT run, document FROM plans "
-                "WHERE id IN (SELECT MAX(id) FROM plans GROUP BY run) ORDER BY run"
-            ).fetchall()
-        return {run: json.loads(document) for run, document in rows}
-
     def _outer(self) -> str | None:
         """The row of the meter that this process runs under, if it is open and in this file."""
         with self._in_words():
@@ -359,9 +279,6 @@ class Ledger:
                 "replaced meanwhile: let one process at a time hold a run"
             )
 
-    def _in_words(self) -> AbstractContextManager[None]:
-        return in_words(self.path)
-
 
 def _imported(entry: Entry) -> Entry:
     if not entry.external:
@@ -377,15 +294,3 @@ def _stored(entry: Entry) -> dict[str, Any]:
     if entry.external and not entry.id:
         values["id"] = external_id(entry.external)
     return values
-
-
-def _absolute(run: str | Path) -> str:
-    return clean(str(Path(run).resolve()))
-
-
-def _user() -> str:
-    """The user's name; where the system has none, as in some containers, the number."""
-    try:
-        return clean(getpass.getuser())
-    except (KeyError, OSError):
-        return str(os.getuid())

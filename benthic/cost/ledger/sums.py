@@ -1,9 +1,4 @@
-"""Rows and sums of rows as they count, read in SQL: amendments applied, nested work taken off.
-
-What is inside a row, on the same kind of device, takes its hours off it; on another kind it is an
-addition. Where what is inside would take more device-hours than the row had, as parallel work does
-that holds the same devices, each counts in proportion, and so does what is inside it in turn: a
-tree of rows never counts more device-hours than its root.
+"""Rows and sums of rows as they count, read in SQL; see `nesting` for what a row counts as.
 
 Nearly all rows are plain: closed, never amended, nothing inside. Their sums stream from a covering
 index in its own order, without a sort. The others are few; they are looked up one by one, put
@@ -12,107 +7,47 @@ right, and added. Sums over a prefix of the index are then added up by what was 
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benthic.cost.ledger.entries import (
-    AMENDABLE,
     COLUMNS,
     KEYS,
-    Amendment,
     Billed,
-    Entry,
     Filters,
     Group,
     clean,
     purpose_named,
     read_as,
 )
+from benthic.cost.ledger.nesting import (
+    AMENDED,
+    INSIDE,
+    JOINED,
+    NESTED,
+    NET,
+    NOW,
+    OUTER,
+    OUTER_OF,
+    PLAIN_KEPT,
+    SPECIAL,
+)
 
-BY = (*KEYS, "count", "stage", "energy_source", "attempt")  # the last three: from the table, slower
-_DEPTH = 64  # rows inside rows; imports may name parents in a ring
+BY = (*KEYS, "count", "stage", "energy_source")  # the last two: from the table, slower
+_PLAIN = {name: name for name in COLUMNS}
 _EQUAL = ("project", "purpose", "user", "status", "source", "name")
 _AMONG = {"ids": "id", "purposes": "purpose", "statuses": "status", "runs": "run"}
-_AMENDED = f"""amended AS (SELECT e.rowid AS number, GROUP_CONCAT(field) AS fields,
-    MAX(CASE field WHEN 'price_per_hour' THEN 'amended: ' || reason END) AS price_source,
-    {", ".join(f"MAX(CASE field WHEN '{name}' THEN value END) AS {name}" for name in AMENDABLE)}
-    FROM amendments AS m CROSS JOIN entries AS e ON e.id = m.entry
-    WHERE m.id IN (SELECT MAX(id) FROM amendments GROUP BY entry, field) GROUP BY e.rowid)"""
-_OUTER = "SELECT DISTINCT parent FROM entries WHERE parent IS NOT NULL"
-_OUTER_OF = """WITH up (parent) AS (SELECT value FROM json_each(:ids) UNION
-    SELECT e.parent FROM up CROSS JOIN entries AS e ON e.id = up.parent WHERE e.parent IS NOT NULL)
-    SELECT parent FROM up"""
-_JOINED = """LEFT JOIN amended AS a ON a.number = e.rowid
-    LEFT JOIN inside AS i ON i.number = e.rowid LEFT JOIN beside AS b ON b.number = e.rowid"""
-# A clock set back may end a row early: then it lasted, from its start, for its own seconds.
-_LAST = "MAX(p.ended, p.started + p.seconds)"
-_INSIDE = f"""part AS MATERIALIZED (SELECT p.rowid AS number, c.rowid AS child, c.joules,
-    COALESCE(c.joules_low, c.joules) AS low, COALESCE(c.joules_high, c.joules) AS high,
-    COALESCE(ca.seconds, c.seconds) AS whole, COALESCE(pa.seconds, p.seconds) AS room,
-    MIN(COALESCE(ca.seconds, c.seconds), CASE
-    WHEN p.ended IS NULL OR c.started < p.started OR c.started > {_LAST} THEN p.seconds
-    WHEN c.heartbeat <= {_LAST} THEN COALESCE(ca.seconds, c.seconds)
-    ELSE MIN(p.seconds, {_LAST} - c.started) END) AS seconds,
-    CASE WHEN COALESCE(ca.device, c.device) = COALESCE(pa.device, p.device)
-    THEN COALESCE(ca.count, c.count) * 1.0 / COALESCE(pa.count, p.count) ELSE 0.0 END AS share
-    FROM ({{outer}}) AS o CROSS JOIN entries AS p ON p.id = o.parent
-    LEFT JOIN amended AS pa ON pa.number = p.rowid
-    CROSS JOIN entries AS c ON c.parent = o.parent
-    LEFT JOIN amended AS ca ON ca.number = c.rowid),
-    inside AS MATERIALIZED (SELECT number, MIN(room, SUM(seconds * share)) AS seconds,
-    CASE WHEN SUM(seconds * share) > room THEN room / SUM(seconds * share) ELSE 1.0 END AS fit,
-    TOTAL(joules * seconds / whole) AS joules, TOTAL(low * seconds / whole) AS joules_low,
-    TOTAL(high * seconds / whole) AS joules_high FROM part GROUP BY number),
-    scaled AS (SELECT c.child AS number, 1 - c.seconds / c.whole * (1 - i.fit) AS scale, 1 AS depth
-    FROM inside AS i CROSS JOIN part AS c ON c.number = i.number
-    WHERE i.fit < 1 AND c.share > 0 AND c.whole > 0
-    UNION ALL SELECT c.child, 1 - c.seconds / c.whole * (1 - s.scale * i.fit), s.depth + 1
-    FROM scaled AS s CROSS JOIN inside AS i ON i.number = s.number
-    CROSS JOIN part AS c ON c.number = s.number
-    WHERE c.share > 0 AND c.whole > 0 AND s.depth < {_DEPTH}),
-    beside AS MATERIALIZED (SELECT number, MIN(scale) AS scale FROM scaled GROUP BY number)"""
-_SPECIAL = f"""special AS (SELECT rowid AS number FROM entries WHERE ended IS NULL
-    UNION SELECT number FROM amended UNION SELECT number FROM beside
-    UNION SELECT e.rowid FROM ({_OUTER}) AS o CROSS JOIN entries AS e ON e.id = o.parent)"""
-_NESTED = ("seconds", "joules", "joules_low", "joules_high")
-_NOW = {
-    name: f"COALESCE(a.{name}, e.{name})" if name in (*AMENDABLE, "price_source") else f"e.{name}"
-    for name in (*COLUMNS, "month")
-}
-_PLAIN = {name: name for name in COLUMNS}
-_UNSCALED = f"MAX(0.0, {_NOW['seconds']} - COALESCE(i.seconds, 0.0))"
-_KEPT = """(CASE WHEN {status} = 'done'
-    AND ({seconds_productive} IS NULL OR {seconds_productive} >= {recorded})
-    THEN MAX(0.0, {seconds} - {nested})
-    ELSE MAX(0.0, MIN(COALESCE({seconds_productive}, 0.0), {seconds}) - {nested}) END * {scale})"""
-_NET = _NOW | {
-    "kept": _KEPT.format(
-        **{name: f"e.{name}" for name in ("status", "seconds_productive")},
-        recorded="e.seconds",
-        seconds=_NOW["seconds"],
-        nested="COALESCE(i.seconds, 0.0)",
-        scale="COALESCE(b.scale, 1.0)",
-    ),
-    "seconds": f"{_UNSCALED} * COALESCE(b.scale, 1.0)",
-    "shared": f"{_UNSCALED} * (1 - COALESCE(b.scale, 1.0))",
-    "joules": "MAX(0.0, e.joules - COALESCE(i.joules, 0.0))",
-    "joules_low": "MAX(0.0, COALESCE(e.joules_low, e.joules) - COALESCE(i.joules_low, 0.0))",
-    "joules_high": "MAX(0.0, COALESCE(e.joules_high, e.joules) - COALESCE(i.joules_high, 0.0))",
-}
-_PLAIN_KEPT = """(CASE WHEN status = 'done'
-    AND (seconds_productive IS NULL OR seconds_productive >= seconds)
-    THEN seconds ELSE MIN(COALESCE(seconds_productive, 0.0), seconds) END)"""
 _SUMS = {  # by name in Group
     "rows": "COUNT(*)",
     "seconds": "SUM(seconds)",
     "seconds_kept": "SUM({kept})",
     "device_seconds": "SUM(seconds * count)",
-    "device_seconds_shared": "SUM({shared} * count)",
+    "device_seconds_shared": "{shared}",
     "device_seconds_kept": "SUM({kept} * count)",
-    "dollars": "SUM(seconds * count * price_per_hour) / 3600",
-    "dollars_kept": "SUM({kept} * count * price_per_hour) / 3600",
+    "dollars": "SUM(seconds * count) * price_per_hour / 3600",
+    "dollars_kept": "SUM({kept} * count) * price_per_hour / 3600",
     "tokens": "TOTAL(tokens)",
     "flops": "SUM(flops)",
     "joules": "SUM(joules)",
@@ -123,6 +58,10 @@ _SUMS = {  # by name in Group
     "started": "MIN(started)",
     "ended": "MAX(heartbeat)",
 }
+_RUN = KEYS[: KEYS.index("run") + 1]
+_BY_RUN = "WITH halves AS (SELECT * FROM by_run)"
+_ALL_RUNS = "SELECT COUNT(*) FROM (SELECT DISTINCT run FROM entries)"  # an index knows
+_FEWER = 8  # rows a run, from which on sums by run are worth a table
 _OVER = {"started": "MIN", "ended": "MAX"}  # the others are sums of sums
 
 
@@ -130,18 +69,18 @@ def select_rows(
     connection: sqlite3.Connection, filters: Filters, limit: int | None = None
 ) -> Iterator[Billed]:
     """Rows that pass, the newest first, at most `limit`."""
-    where, values = _where(filters, _NOW)
-    now = ", ".join(_NOW[name] for name in COLUMNS)
-    nested = ", ".join(f"COALESCE(i.{name}, 0.0)" for name in _NESTED)
-    outer = _OUTER_OF if "ids" in values else _OUTER
+    where, values = _where(filters, NOW)
+    now = ", ".join(NOW[name] for name in COLUMNS)
+    nested = ", ".join(f"COALESCE(i.{name}, 0.0)" for name in NESTED)
+    outer = OUTER_OF if "ids" in values else OUTER
     cursor = connection.execute(
-        f"WITH RECURSIVE {_AMENDED}, {_INSIDE.format(outer=outer)} "
+        f"WITH RECURSIVE {AMENDED}, {INSIDE.format(outer=outer)} "
         f"SELECT {now}, e.seconds, {nested}, COALESCE(b.scale, 1.0), a.fields FROM entries AS e "
-        f"{_JOINED} WHERE {where} "
+        f"{JOINED} WHERE {where} "
         "ORDER BY e.started DESC, e.rowid DESC LIMIT :limit",
         values | {"limit": -1 if limit is None else limit},
     )
-    names = (*COLUMNS, "seconds_recorded", *(f"{name}_nested" for name in _NESTED))
+    names = (*COLUMNS, "seconds_recorded", *(f"{name}_nested" for name in NESTED))
     names = (*names, "scale", "amended")
     for row in cursor:
         found = dict(zip(names, row))
@@ -149,191 +88,141 @@ def select_rows(
         yield read_as(Billed, found)
 
 
+@contextmanager
+def one_moment(connection: sqlite3.Connection, filters: Filters | None = None) -> Iterator[bool]:
+    """Whatever is summed inside sees the same rows, and those not plain are put right once.
+
+    Yields whether the rows that pass `filters` stand summed by run, for several sums over them.
+    """
+    begun = connection.in_transaction
+    if begun:
+        yield False
+        return
+    net = ", ".join(f"{value} AS {name}" for name, value in NET.items())
+    connection.execute("BEGIN")
+    try:
+        connection.execute(
+            f"CREATE TEMP TABLE special AS WITH RECURSIVE {AMENDED}, {INSIDE.format(outer=OUTER)}, "
+            f"{SPECIAL} SELECT s.number, {net} FROM special AS s "
+            f"CROSS JOIN entries AS e ON e.rowid = s.number {JOINED}"
+        )
+        yield filters is not None and _sum_by_run(connection, filters)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")  # and with it the tables
+
+
 def select_groups(
-    connection: sqlite3.Connection, by: Sequence[str], filters: Filters
+    connection: sqlite3.Connection, by: Sequence[str], filters: Filters, *, by_run: bool = False
 ) -> list[Group]:
     """Sums by `by`, of BY, over rows that pass, in the order of their keys.
 
-    ValueError names a key that is none.
+    `by_run`: within `one_moment`, which has summed these rows. ValueError names a key that is none.
     """
     check_keys(by)
-    length = max((KEYS.index(name) for name in by if name in KEYS), default=-1) + 1
-    inner = [*KEYS[:length], *(name for name in by if name not in KEYS)]
-    group = f"GROUP BY {', '.join(inner)}" if inner else "HAVING COUNT(*)"
-    halves, values = _halves(inner, _SUMS, group, filters)
+    length = 1 + max(KEYS.index(name) for name in ("price_per_hour", *by) if name in KEYS)
+    inner = (*KEYS[:length], *(name for name in by if name not in KEYS))
+    by_run &= set(inner) <= set(_RUN)
+    halves, values = _halves(inner, _SUMS, filters)
     sums = [f"{_OVER.get(name, 'SUM')}({name})" for name in _SUMS]
-    rows = connection.execute(
-        f"{halves} SELECT {', '.join([*by, *sums])} FROM halves "
-        + (f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING COUNT(*)"),
-        values,
-    )
+    with one_moment(connection):
+        rows = connection.execute(
+            f"{_BY_RUN if by_run else halves} SELECT {', '.join([*by, *sums])} FROM halves "
+            + (f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING COUNT(*)"),
+            values,
+        ).fetchall()
     return [_group(by, row) for row in rows]
 
 
 def select_largest(
-    connection: sqlite3.Connection, count: int, rates: Mapping[str, float], filters: Filters
+    connection: sqlite3.Connection,
+    count: int,
+    rates: Mapping[str, float],
+    filters: Filters,
+    *,
+    by_run: bool = False,
 ) -> tuple[list[Group], int]:
     """Rows, dollars, device-seconds and tokens of the `count` dearest runs, and how many there are.
 
-    `rates` are US dollars an hour by device, instead of the price of the row.
+    `rates` are US dollars an hour by device, instead of the price of the row. `by_run`: as for
+    `select_groups`.
     """
+    each = {"rows": "1", "device_seconds": "seconds * count", "tokens": "tokens"}
+    halves, values = _halves(("run", "device", "price_per_hour"), each, filters, grouped=False)
     cases = " ".join(f"WHEN :device{i} THEN :rate{i}" for i in range(len(rates)))
     price = f"CASE device {cases} ELSE price_per_hour END" if rates else "price_per_hour"
-    each = {
-        "rows": "1",
-        "dollars": f"seconds * count * {price} / 3600",
-        "device_seconds": "seconds * count",
-        "tokens": "tokens",
-    }
-    names = list(each)
-    halves, values = _halves(["run"], each, "", filters)
     for i, (device, rate) in enumerate(rates.items()):
         values |= {f"device{i}": device, f"rate{i}": rate}
+    with one_moment(connection):
+        rows = connection.execute(
+            f"{_BY_RUN if by_run else halves} SELECT run, SUM(rows), "
+            f"TOTAL(device_seconds * {price}) / 3600 AS dollars, TOTAL(device_seconds) AS total, "
+            "TOTAL(tokens) FROM halves GROUP BY run ORDER BY dollars DESC, total DESC, run "
+            "LIMIT :most",
+            values | {"most": count},
+        ).fetchall()
+        number = len(rows) if len(rows) < count else _runs(connection, filters)
+    return [
+        Group(
+            key={"run": run},
+            rows=int(found),
+            dollars=dollars,
+            device_seconds=seconds,
+            tokens=int(tokens),
+        )
+        for run, found, dollars, seconds, tokens in rows
+    ], number
+
+
+def select_energy_sources(
+    connection: sqlite3.Connection, newest: int, filters: Filters
+) -> dict[str, int]:
+    """Rows by source of energy among the `newest`, as they were recorded."""
+    where, values = _where(filters)
     rows = connection.execute(
-        f"{halves}, runs AS MATERIALIZED (SELECT run, "
-        f"{', '.join(f'TOTAL({name}) AS {name}' for name in names)} FROM halves GROUP BY run) "
-        f"SELECT run, {', '.join(names)}, (SELECT COUNT(*) FROM runs) FROM runs "
-        "ORDER BY dollars DESC, device_seconds DESC, run LIMIT :most",
-        values | {"most": count},
-    ).fetchall()
-    found = []
-    for run, number, dollars, seconds, tokens, _ in rows:
-        sums = {"rows": int(number), "dollars": dollars, "device_seconds": seconds}
-        found.append(Group(key={"run": run}, tokens=int(tokens), **sums))
-    return found, rows[0][-1] if rows else 0
+        f"SELECT energy_source, COUNT(*) FROM (SELECT energy_source FROM entries WHERE {where} "
+        "ORDER BY started DESC LIMIT :newest) GROUP BY energy_source ORDER BY energy_source",
+        values | {"newest": newest},
+    )
+    return dict(rows.fetchall())
+
+
+def _sum_by_run(connection: sqlite3.Connection, filters: Filters) -> bool:
+    """Sum what passes by run, in a table, where that leaves few enough to be worth it."""
+    rows = connection.execute("SELECT COUNT(*) FROM entries").fetchone()[0]
+    if rows < _FEWER * connection.execute(_ALL_RUNS).fetchone()[0]:
+        return False
+    halves, values = _halves(_RUN, _SUMS, filters)
+    connection.execute(f"CREATE TEMP TABLE by_run AS {halves} SELECT * FROM halves", values)
+    return True
+
+
+def _runs(connection: sqlite3.Connection, filters: Filters) -> int:
+    halves, values = _halves(("run",), {}, filters, grouped=False)
+    counted = f"{halves} SELECT COUNT(DISTINCT run) FROM halves" if values else _ALL_RUNS
+    return int(connection.execute(counted, values).fetchone()[0])
 
 
 def _halves(
-    keys: Sequence[str], sums: Mapping[str, str], group: str, filters: Filters
+    keys: Sequence[str], sums: Mapping[str, str], filters: Filters, *, grouped: bool = True
 ) -> tuple[str, dict[str, Any]]:
-    """The start of a statement in which `halves` are plain rows, and special ones put right.
-
-    One statement, so both see the same moment.
-    """
+    """The start of a statement in which `halves` are plain rows, and special ones put right."""
     where, values = _where(filters)
     few = any(name in values for name in ("run", "runs", "ids"))
-    net = ", ".join(f"{value} AS {name}" for name, value in _NET.items())
+    group = f"GROUP BY {', '.join(keys)}" if grouped else ""
     return (
-        f"WITH RECURSIVE {_AMENDED}, {_INSIDE.format(outer=_OUTER)}, {_SPECIAL}, "
-        f"halves AS (SELECT {_columns(keys, sums, _PLAIN_KEPT, '0.0')} "
+        f"WITH halves AS (SELECT {_columns(keys, sums, PLAIN_KEPT, '0.0')} "
         f"FROM entries {'' if few else 'INDEXED BY entries_closed'} WHERE ended IS NOT NULL "
         f"AND rowid NOT IN (SELECT number FROM special) AND {where} {group} "
-        f"UNION ALL SELECT {_columns(keys, sums, 'kept', 'shared')} "
-        f"FROM (SELECT {net} FROM special AS s CROSS JOIN entries AS e ON e.rowid = s.number "
-        f"{_JOINED}) WHERE {where} {group})"
+        f"UNION ALL SELECT {_columns(keys, sums, 'kept', 'SUM(shared * count)')} "
+        f"FROM special WHERE {where} {group})"
     ), values
-
-
-def billed_reference(
-    entries: Iterable[Entry], amendments: Iterable[Amendment]
-) -> dict[str, Billed]:
-    """All rows of a ledger as they count, by id, one by one; slow twin of the SQL.
-
-    Rows are inside earlier ones of `entries`, so none is inside itself.
-    """
-    found: dict[str, Billed] = {}
-    changes = list(amendments)
-    inside: dict[str, list[Billed]] = {}
-    for entry in reversed(list(entries)):
-        newest = {change.field: change for change in changes if change.entry == entry.id}
-        found[entry.id] = _billed(entry, inside.get(entry.id, []), newest)
-        if entry.parent:
-            inside.setdefault(entry.parent, []).append(found[entry.id])
-    for outer in reversed(list(found.values())):
-        for child in inside.get(outer.id, []):
-            part = _part(found[outer.id], child) / child.seconds if child.seconds else 0.0
-            if child.device == outer.device:
-                scale = 1 - part * (1 - found[outer.id].scale * _fit(outer, inside[outer.id]))
-                found[child.id] = replace(found[child.id], scale=scale)
-    return found
-
-
-def _billed(entry: Entry, inside: list[Billed], amendments: Mapping[str, Amendment]) -> Billed:
-    values: dict[str, Any] = {name: getattr(entry, name) for name in COLUMNS}
-    for name, amendment in amendments.items():
-        values[name] = amendment.value
-        if name == "price_per_hour":
-            values["price_source"] = f"amended: {amendment.reason}"
-    changed = tuple(sorted(amendments))
-    values |= {"seconds_recorded": entry.seconds, "scale": 1.0, "amended": changed}
-    outer = read_as(Billed, values)
-    nested = dict.fromkeys(_NESTED, 0.0)
-    for child in inside:
-        share = _part(outer, child) / child.seconds if child.seconds else 0.0
-        nested["joules"] += child.joules * share
-        for name in ("joules_low", "joules_high"):
-            value = getattr(child, name)
-            nested[name] += (child.joules if value is None else value) * share
-    nested["seconds"] = min(outer.seconds, _taken(outer, inside))
-    return read_as(Billed, values | {f"{name}_nested": nested[name] for name in _NESTED})
-
-
-def _part(outer: Billed, child: Billed) -> float:
-    """Seconds of `child` while `outer` lasted."""
-    last = None if outer.ended is None else max(outer.ended, outer.started + outer.seconds_recorded)
-    if last is None or not outer.started <= child.started <= last:
-        return min(child.seconds, outer.seconds_recorded)
-    if child.heartbeat <= last:
-        return child.seconds
-    return min(child.seconds, outer.seconds_recorded, last - child.started)
-
-
-def _taken(outer: Billed, inside: list[Billed]) -> float:
-    """Seconds of `outer` that what is inside would take, by its share of the devices."""
-    same = (child for child in inside if child.device == outer.device)
-    return sum(_part(outer, child) * child.count / outer.count for child in same)
-
-
-def _fit(outer: Billed, inside: list[Billed]) -> float:
-    taken = _taken(outer, inside)
-    return outer.seconds / taken if taken > outer.seconds else 1.0
-
-
-def groups_reference(rows: Iterable[Billed], by: Sequence[str]) -> list[Group]:
-    """The same sums in Python, row by row; slow twin of `select_groups`."""
-    found: dict[tuple[Any, ...], list[Billed]] = {}
-    for row in rows:
-        found.setdefault(tuple(_key(row, name) for name in by), []).append(row)
-    return [Group(key=dict(zip(by, key)), **_sums_reference(found[key])) for key in sorted(found)]
 
 
 def check_keys(by: Sequence[str]) -> None:
     for name in by:
         if name not in BY:
             raise ValueError(f"rows cannot be grouped by '{name}': choose {', '.join(BY)}")
-
-
-def _sums_reference(rows: list[Billed]) -> dict[str, Any]:
-    known = [row for row in rows if row.gpu_busy is not None]
-    return {
-        "rows": len(rows),
-        "seconds": sum(row.seconds_billable for row in rows),
-        "seconds_kept": sum(row.seconds_kept for row in rows),
-        "device_seconds": sum(row.seconds_billable * row.count for row in rows),
-        "device_seconds_shared": sum(row.seconds_shared * row.count for row in rows),
-        "device_seconds_kept": sum(row.seconds_kept * row.count for row in rows),
-        "dollars": sum(row.dollars for row in rows),
-        "dollars_kept": sum(row.dollars_kept for row in rows),
-        "tokens": sum(row.tokens for row in rows),
-        "flops": sum(row.flops for row in rows),
-        "joules": sum(row.joules_billable for row in rows),
-        "joules_low": sum(row.joules_range[0] for row in rows),
-        "joules_high": sum(row.joules_range[1] for row in rows),
-        "gpu_seconds": sum(row.seconds_billable * row.gpus for row in known),
-        "gpu_seconds_busy": sum(
-            row.seconds_billable * row.gpus * (row.gpu_busy or 0.0) for row in known
-        ),
-        "started": min(row.started for row in rows),
-        "ended": max(row.heartbeat for row in rows),
-    }
-
-
-def _key(row: Billed, name: str) -> Any:
-    from datetime import UTC, datetime
-
-    if name == "month":
-        return datetime.fromtimestamp(row.started, UTC).strftime("%Y-%m")
-    return getattr(row, name)
 
 
 def _columns(keys: Sequence[str], sums: Mapping[str, str], kept: str, shared: str) -> str:
