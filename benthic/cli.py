@@ -159,7 +159,13 @@ def main() -> None:
     app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     top: list[Any] = [run, chat, inspect, export, doctor]
     top += [cli_cost.plan, cli_cost.thrift, cli_bill.meter]
-    bill: list[Any] = [cli_bill.report, cli_bill.show, cli_bill.amend, cli_bill.budget]
+    bill: list[Any] = [
+        cli_bill.report,
+        cli_bill.show,
+        cli_bill.amend,
+        cli_bill.budget,
+        cli_bill.plan,
+    ]
     bill += [cli_bill.focus, cli_cost.deepseek, cli_cost.fleet]
     for room, verbs in ((app, top), (money, bill)):
         for verb in verbs:
@@ -171,6 +177,8 @@ def main() -> None:
     if words[:1] == ["meter"] and "--" in words:
         at = words.index("--")
         words, cli_bill.command[:] = words[:at], words[at + 1 :]
+    elif words[:1] == ["meter"]:
+        cli_bill.refuse_unparted(words[1:])
     try:
         code = app.cli(
             prog="benthic",

@@ -1,5 +1,6 @@
 """The verbs of the bill: `benthic meter -- COMMAND` and `benthic cost list, show, report, ...`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ CHANGES = Annotated[
     UseAppendAction[tuple[str, ...]], arg(name="set", metavar="FIELD=VALUE", prefix_name=False)
 ]
 SOURCE = Annotated[Positional[Path], arg(metavar="PATH")]
-WORDS = Annotated[Positional[tuple[str, ...]], arg(metavar="-- COMMAND")]
 ROW = Annotated[Positional[str], arg(metavar="ID")]
 DOLLARS = Annotated[float | None, arg(metavar="DOLLARS")]
 WATTS = Annotated[float | None, arg(metavar="WATTS")]
@@ -20,9 +20,21 @@ command: list[str] = []
 """what stands behind `--`; the command line's parser sees only what stands before it"""
 
 
+_FLAGS = ("--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h")  # they take no value
+
+
+def refuse_unparted(words: Sequence[str]) -> None:
+    """Exit where a command stands among the meter's options: its own would be taken for those."""
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        at += 1 if words[at] in _FLAGS or "=" in words[at] else 2
+    if at < len(words):
+        from benthic.cost.metering.metered import unparted
+
+        raise SystemExit(unparted(words[:at], words[at:]))
+
+
 def meter(
-    words: WORDS = (),
-    /,
     purpose: TEXT = "",
     project: TEXT = "",
     name: TEXT = "",
@@ -39,7 +51,6 @@ def meter(
     """Run any command and bill it: benthic meter --purpose ablation -- python train.py.
 
     Args:
-        words: what to run, behind --
         purpose: final, rl, ablation, evaluation, data, serving, idle, ...; other if not given
             (inside metered work purpose, project, devices and price are that work's if not given)
         project: whose budget it is
@@ -54,10 +65,8 @@ def meter(
         anyway: start where a hard budget is spent, or unbilled where no ledger can be written
         quiet: leave out the line at the end
     """
-    from benthic.cost.metering.metered import run, unparted
+    from benthic.cost.metering.metered import run
 
-    if words:
-        return unparted(words)
     return run(
         command,
         purpose=purpose,
@@ -170,7 +179,7 @@ def plan(
         run: the folder whose work it plans, as 'benthic cost show' names it
         file: what 'benthic plan ... --json' printed; - reads it from standard input
     """
-    from benthic.cost.bill.rows import plan as write
+    from benthic.cost.bill.plans import keep as write
 
     return write(run, file)
 

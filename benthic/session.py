@@ -8,8 +8,11 @@ import torch
 
 from benthic.config import Recipe
 from benthic.console import Console
-from benthic.cost.ledger.ledger import Purpose, Span, ledger_path
+from benthic.cost.ledger.ledger import Ledger, Purpose, Span, ledger_path
+from benthic.cost.limits import Limits
+from benthic.cost.metering.held import catalogued
 from benthic.cost.metering.meter import POWERCAP, Meter
+from benthic.cost.metering.outer import outer_row
 from benthic.folder import RunFolder, machine
 from benthic.train.parallel import Ranks
 
@@ -26,21 +29,29 @@ class Session:
 
     @contextmanager
     def billed(self, stage: str, purpose: Purpose) -> Iterator["Meter | Unbilled"]:
-        """Meter a stage; ranks after the first are counted by the first."""
+        """Meter a stage; ranks after the first are counted by the first.
+
+        Raises OverBudget where a hard budget of its purpose or project is spent, and LedgerError.
+        """
         if not self.ranks.first:
             yield Unbilled()
             return
         bill, gpu = self.recipe.bill, self.recipe.device == "cuda"
+        outer = outer_row(ledger_path())
         span = Span(
             run=str(self.folder.path),
             attempt=self.attempt,
             stage=stage,
             purpose=purpose,
-            device=torch.cuda.get_device_name() if gpu else machine()["cpu"],
+            device=catalogued(torch.cuda.get_device_name()) if gpu else machine()["cpu"],
             count=self.ranks.size if gpu else self.ranks.machines,
             price_per_hour=bill.price_per_hour,
             price_source=bill.price_source,
+            project=outer.project if outer else "",
+            user=outer.user if outer else "",
         )
+        with Ledger(ledger_path()) as ledger:
+            Limits(ledger, purpose=purpose, project=span.project, stop=False).check(outer)
         with Meter(
             span,
             ledger_path(),

@@ -14,6 +14,9 @@ import pytest
 from filelock import FileLock
 
 from benthic.config import Recipe
+from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.limits import OverBudget
+from benthic.cost.metering.span import meter
 from benthic.data.tokenizer import SPECIALS
 from benthic.data.vocabulary import hub_vocabulary
 from benthic.engine.engine import Engine
@@ -278,6 +281,26 @@ def test_the_gate_stops_keeps_and_can_be_forced(text: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("ledger")
+def test_a_spent_hard_budget_stops_a_run_before_the_stage_it_is_for(
+    text: Path, tmp_path: Path
+) -> None:
+    """And what is inside a metered shell is of that shell's project."""
+    folder = RunFolder(tmp_path / "run")
+    with Ledger(ledger_path()) as ledger:
+        ledger.budget_set("purpose", "pretrain", 0.0, hard=True)
+    with (
+        meter("shell", project="reef"),
+        pytest.raises(OverBudget, match="the budget of purpose pretrain, \\$0, is spent"),
+    ):
+        run_small(small(text), folder.path)
+    with Ledger(ledger_path()) as ledger:
+        (data,) = ledger.query(run=str(folder.path))
+        assert (data.stage, data.project) == ("data", "reef")
+        ledger.budget_set("purpose", "pretrain", None)
+    run_small(small(text), folder.path)
+    assert (folder.path / "results.json").exists()
+
+
 def test_a_fork_takes_the_pretraining_over(done: RunFolder, text: Path, tmp_path: Path) -> None:
     recipe = small(text, "reason.steps=2")
     fork = run_small(recipe, tmp_path / "fork", base=done)

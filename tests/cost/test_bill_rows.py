@@ -11,9 +11,10 @@ import pytest
 
 from benthic import cli_cost
 from benthic.cost.bill.bill import draw_up
+from benthic.cost.bill.plans import keep
 from benthic.cost.bill.report import card, page_of, to_dict
 from benthic.cost.bill.report import show as report
-from benthic.cost.bill.rows import amend, budget, plan, show_list, show_one, standing
+from benthic.cost.bill.rows import amend, budget, show_list, show_one, standing
 from benthic.cost.bill.spread import weigh
 from benthic.cost.bill.terms import load, price_range
 from benthic.cost.catalog.load import CostError
@@ -211,7 +212,7 @@ def test_a_plan_that_was_printed_is_held_against_the_bill(
     text = out(capsys)
     file = tmp_path / "plan.json"
     file.write_text(text)
-    assert plan("/runs/1", file, ledger=path) == 0
+    assert keep("/runs/1", file, ledger=path) == 0
     told = out(capsys)
     assert told.startswith("/runs/1: planned ") and "no row of that run" not in told
     report(ledger=path, json=True)
@@ -223,7 +224,7 @@ def test_a_plan_that_was_printed_is_held_against_the_bill(
     report(ledger=path)
     assert "Plan against metered" in out(capsys)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
-    plan("/runs/none", Path("-"), ledger=path)
+    keep("/runs/none", Path("-"), ledger=path)
     assert "no row of that run yet" in out(capsys)
 
 
@@ -246,10 +247,10 @@ def test_what_is_no_plan_is_a_sentence(text: str, says: str, path: Path, tmp_pat
     file = tmp_path / "plan.json"
     file.write_text(text)
     with pytest.raises(CostError, match=says) as caught:
-        plan("/runs/1", file, ledger=path)
+        keep("/runs/1", file, ledger=path)
     assert "\n" not in str(caught.value)
     with pytest.raises(CostError, match="cannot be read"):
-        plan("/runs/1", tmp_path / "none.json", ledger=path)
+        keep("/runs/1", tmp_path / "none.json", ledger=path)
     with Ledger(path) as ledger:
         assert not ledger.plans()
 

@@ -126,6 +126,16 @@ def test_an_amendment_needs_a_row_and_a_reason(ledger: Ledger, tmp_path: Path) -
     assert ledger.find(running).label == "x"
 
 
+def test_amendments_given_together_are_all_or_none(ledger: Ledger) -> None:
+    ledger.add([imported("a")])
+    changes = [("name", "x"), ("count", 4), ("purpose", "fun")]
+    with pytest.raises(ValueError, match="purpose is 'fun'"):
+        ledger.amend_all(external_id("a"), changes, reason="why not")
+    assert ledger.amendments() == []
+    ledger.amend_all(external_id("a"), changes[:2], reason="why not")
+    assert [(a.field, a.value) for a in ledger.amendments()] == [("name", "x"), ("count", 4)]
+
+
 def test_the_newest_budget_holds(ledger: Ledger) -> None:
     ledger.add([imported("a", project="p", count=2, price_per_hour=36.0)])
     ledger.budget_set("purpose", "ablation", 500)
@@ -153,6 +163,8 @@ def test_the_newest_plan_of_a_run(ledger: Ledger, tmp_path: Path) -> None:
     assert ledger.plans() == {str(tmp_path / "one"): {"dollars": 2}}
     with pytest.raises(ValueError, match="not JSON compliant"):
         ledger.plan_set(tmp_path, {"dollars": float("nan")})
+    ledger.plan_set("wandb:3fk2", {})
+    assert "wandb:3fk2" in ledger.plans()
 
 
 def test_nothing_recorded_is_rewritten_from_outside(ledger: Ledger, tmp_path: Path) -> None:

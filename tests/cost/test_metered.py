@@ -198,11 +198,11 @@ def test_a_command_that_cannot_be_run(tmp_path: Path, private_ledger: Path) -> N
     assert (row(private_ledger).status, row(private_ledger).exit_code) == ("failed", 126)
 
 
-@pytest.mark.parametrize("options", [[], ["--purpose", "data"]])
+@pytest.mark.parametrize("options", [[], ["--purpose", "data", "--quiet", "--price=2"]])
 def test_a_command_without_its_dashes(private_ledger: Path, options: list[str]) -> None:
     code = "import sys; from benthic.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "meter", *options, "echo", "hi there"],
+        [sys.executable, "-c", code, "meter", *options, "echo", "hi there", "--epochs", "3"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -210,7 +210,7 @@ def test_a_command_without_its_dashes(private_ledger: Path, options: list[str]) 
     )
     assert done.returncode == 2 and done.stderr == (
         "benthic: 'echo' is no option of the meter: write -- before the command, as in: "
-        "benthic meter -- echo 'hi there'\n"
+        f"{' '.join(['benthic meter', *options])} -- echo 'hi there' --epochs 3\n"
     )
 
 

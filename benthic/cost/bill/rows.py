@@ -1,4 +1,4 @@
-"""Rows, amendments, budgets, plans: `benthic cost list`, `show`, `amend`, `budget` and `plan`.
+"""Rows, amendments and budgets: `benthic cost list`, `show`, `amend` and `budget`.
 
 Times are UTC, dollars are as they count: amended, and what ran inside taken off. A row is named by
 the start of its id, as the list shows it. Control characters of names are made visible.
@@ -6,7 +6,6 @@ the start of its id, as the list shows it. Control characters of names are made 
 
 import json as json_format
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ from benthic.cost.bill.words import Write, dollars, hours, kwh, short
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.entries import (
     AMENDABLE,
-    MAX_DOLLARS,
     STATUSES,
     Billed,
     Budget,
@@ -172,63 +170,6 @@ def budget(
     else:
         _print_budgets(standings)
     return 0
-
-
-def plan(run: str, file: Path, *, ledger: Path | None = None) -> int:
-    """Keep what `benthic plan --json` printed, `file` or "-" for standard input, as a run's plan.
-
-    The report holds gpu_hours and dollars of it against what is metered of that run, whose folder
-    `run` is; the newest plan counts. Raises CostError, LedgerError.
-    """
-    name = "standard input" if str(file) == "-" else short(str(file), 80)
-    document = _planned(_read(file, name), name)
-    with Ledger(ledger or ledger_path()) as opened:
-        opened.plan_set(run, document)
-        metered = bool(opened.groups((), run=str(Path(run).resolve())))
-    gpu_hours, amount = document["gpu_hours"], document["dollars"]
-    say(
-        f"{short(run, 80)}: planned {hours(gpu_hours['p50'])} GPU-hours, {hours(gpu_hours['p10'])} "
-        f"to {hours(gpu_hours['p90'])}, and {dollars(amount['p50'])(amount['p50'])}."
-    )
-    if not metered:
-        say("The ledger has no row of that run yet; 'benthic cost report' compares when it has.")
-    return 0
-
-
-def _read(file: Path, name: str) -> Any:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        found = json_format.loads(text)
-        json_format.dumps(found, allow_nan=False)  # NaN, 1e999: Python reads them, JSON has none
-    except OSError as error:
-        why = visible(error.strerror or str(error))
-        raise CostError(f"{name} cannot be read ({why}): name a file.") from None
-    except (ValueError, RecursionError):
-        raise CostError(f"{name} is no JSON: give what 'benthic plan ... --json' prints.") from None
-    return found
-
-
-def _planned(document: Any, name: str) -> dict[str, Any]:
-    """A plan with the spreads that a bill compares, all else of it kept."""
-    if isinstance(document, list):
-        raise CostError(
-            f"{name} has {len(document):,} plans, a run has one: plan one network on one GPU, "
-            "without --compare."
-        )
-    for quantity in ("gpu_hours", "dollars"):
-        found = document.get(quantity) if isinstance(document, dict) else None
-        found = found if isinstance(found, dict) else {}
-        numbers = [
-            float(end)
-            for end in (found.get("p10"), found.get("p50"), found.get("p90"))
-            if isinstance(end, int | float) and 0 <= end <= MAX_DOLLARS
-        ]
-        if len(numbers) < 3 or numbers != sorted(numbers):
-            raise CostError(
-                f"{name} has no {quantity} with p10, p50 and p90 in that order: give what "
-                "'benthic plan ... --json' prints."
-            )
-    return dict(document)
 
 
 def standing(ledger: Ledger, found: Budget, now: float | None = None) -> Standing:

@@ -63,7 +63,7 @@ class Child:
         Signals that were sent to this process go to all that is left.
         """
         asked = 0
-        while asked < 2 and (rest := below(os.getpid())):
+        while asked < 2 and ((rest := below(os.getpid())) or self._has_children()):
             number, meant = self._receive(2.0)
             for process in rest if meant else []:
                 send(process.pid, number)
@@ -73,10 +73,22 @@ class Child:
     def outliving(self) -> list[Process]:
         """What the command left behind, once its helpers had a moment to end."""
         deadline = time.monotonic() + _SETTLE
-        while (rest := below(os.getpid())) and time.monotonic() < deadline:
+        while (rest := below(os.getpid())) or self._has_children():
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.01)
             self._reap()
         return rest
+
+    def _has_children(self) -> bool:
+        """Also where /proc shows none: a parent that hands its child over may end between the
+        reading of its folder and of its line."""
+        self._reap()
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
 
     def release(self) -> None:
         """Signals are again this process's own."""

@@ -91,13 +91,13 @@ def hold(
     _within("watts", watts, 0, 1e6, "watts of one device")
     _within("count", count, 1, MAX_COUNT, "devices")
     device = device.strip()
-    same = outer is not None and _catalogued(device) in ("", _catalogued(outer.device))
+    same = outer is not None and catalogued(device) in ("", catalogued(outer.device))
     if outer and same:
-        device = _catalogued(outer.device)
-    elif _catalogued(device) != "cpu":
+        device = catalogued(outer.device)
+    elif catalogued(device) != "cpu":
         outer = None
     gpus = None if device.lower() == "cpu" else find(environ)
-    name = _catalogued(device) or (_catalogued(gpus.names[0]) if gpus else "cpu")
+    name = catalogued(device) or (catalogued(gpus.names[0]) if gpus else "cpu")
     is_gpu = name.lower() != "cpu"
     warnings = []
     if gpus and not device and len(set(gpus.names)) > 1:
@@ -215,7 +215,7 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int] | None:
     return None
 
 
-def _catalogued(device: str) -> str:
+def catalogued(device: str) -> str:
     """The name that the catalog has for it, so that h100 and H100-SXM are one device in sums; "cpu"
     for this machine's processor, and a name that is not known as it is."""
     if device.lower() in ("", "cpu") or device == processor():

@@ -206,13 +206,13 @@ class _Command:
             send(pid, number)
 
 
-def unparted(words: Sequence[str]) -> int:
+def unparted(options: Sequence[str], words: Sequence[str]) -> int:
     """Refuse a command that stands before -- instead of behind it."""
     from shlex import join
 
     return _refuse(
         f"'{words[0]}' is no option of the meter: write -- before the command, as in: "
-        f"benthic meter -- {join(words)}",
+        f"{join(['benthic', 'meter', *options, '--', *words])}",
         NO_COMMAND,
     )
 
