@@ -13,7 +13,7 @@ run: $(VENV)/.run
 	@$(BIN)/benthic run laptop $(ARGS)
 
 test: $(VENV)/.test
-	@echo "Linters, types and tests: about three minutes on two cores."
+	@echo "Linters, types and tests: about five minutes on two cores."
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -97,7 +97,7 @@ def list_rows(
     """The newest rows of the ledger.
 
     Args:
-        since: a date, or how long ago, like 30d
+        since: a date, or how long ago, like 30d; rows count by when they started
         until: a date, or how long ago
         project: only this project's
         purpose: only this purpose
@@ -198,7 +198,7 @@ def report(
     """The bill: the headline beside all of it, failures and idle time included.
 
     Args:
-        since: a date, or how long ago, like 30d
+        since: a date, or how long ago, like 30d; rows count by when they started
         until: a date, or how long ago
         project: only this project's
         purpose: only this purpose
@@ -280,7 +280,7 @@ def focus(
 
     Args:
         target: the CSV to write
-        since: a date, or how long ago, like 30d
+        since: a date, or how long ago, like 30d; rows count by when they started
         until: a date, or how long ago
         project: only this project's
         purpose: only this purpose

@@ -72,7 +72,7 @@ def show(
 ) -> int:
     """Write a FOCUS file and say what it holds; returns the exit code, 1 where a rule is broken.
 
-    `inputs` is a file of terms (`bill_terms`). Raises CostError, LedgerError, ValueError.
+    `inputs` is a file of terms (see `terms`). Raises CostError, LedgerError, ValueError.
     """
     now, path = time.time(), ledger or ledger_path()
     terms = load(inputs)

@@ -47,7 +47,7 @@ def show(
 ) -> int:
     """Print the bill of a ledger's rows, and write what else is asked for; returns the exit code.
 
-    `inputs` is a file of terms (`bill_terms`). Raises CostError, LedgerError, ValueError.
+    `inputs` is a file of terms (see `terms`). Raises CostError, LedgerError, ValueError.
     """
     now = datetime.now(UTC).timestamp() if now is None else now
     terms = load(inputs)
