@@ -248,6 +248,18 @@ def test_deepseek_v3_trains_a_trillion_tokens_in_180k_hours() -> None:
     assert step.parts["expert"].value > 0 and step.parts["imbalance"].value > 0
 
 
+def test_fp8_products_reach_of_their_peak_what_the_chip_does_beside_hopper() -> None:
+    layout, constants = parse("dp8 fp8"), load_constants()
+    shares = {}
+    for name in ("h800", "mi300x"):
+        gpu = CATALOG.gpu(name)
+        assert gpu.fp8_flops
+        shares[name] = Work(LLAMA, layout, gpu, 4096, constants).fast / gpu.fp8_flops
+    beside = reach(CATALOG.gpu("mi300x"))[0] / reach(CATALOG.gpu("h800"))[0]
+    assert shares["h800"] == pytest.approx(constants.fp8_matmul)
+    assert shares["mi300x"] == pytest.approx(constants.fp8_matmul * beside) and beside < 0.8
+
+
 def test_ranges_hold_the_value_and_parts_make_the_total() -> None:
     step = step_time(LLAMA, parse("dp8 tp4 pp2 acc16"), H800, 8192)
     assert sum(part.value for part in step.parts.values()) == pytest.approx(step.total.value)

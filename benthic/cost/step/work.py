@@ -57,6 +57,11 @@ def reach(gpu: Gpu) -> tuple[float, float, float]:
     return found.value, found.low, found.high
 
 
+def reach_fp8(gpu: Gpu) -> float:
+    """The same in fp8, over that of Hopper, on which `fp8_matmul` was measured. CostError."""
+    return reach(gpu)[0] / shipped()["reach.h800-sxm"].value if gpu.vendor else 1.0
+
+
 class Work:
     """One layout at work: every method gives seconds of one GPU."""
 
@@ -72,7 +77,9 @@ class Work:
         peak = {"fp16": gpu.fp16_flops, "fp32": single}
         self.peak = peak.get(layout.precision, gpu.bf16_flops)
         self.plain = c.matmul * self.peak * reach(gpu)[0]
-        self.fast = c.fp8_matmul * (gpu.fp8_flops or 0) if self.fp8 else self.plain
+        self.fast = self.plain
+        if self.fp8:
+            self.fast = c.fp8_matmul * (gpu.fp8_flops or 0) * reach_fp8(gpu)
         self.wide = 4 if layout.precision == "fp32" else 2  # bytes of an activation
         self.memory = gpu.bandwidth * c.memory
         self.rows = layout.micro_batch * seq / layout.context
