@@ -1,14 +1,16 @@
 """How sure a figure is: P10, P50 and P90 by Monte Carlo, and which input moves it most.
 
-Each input is drawn from the triangle (low, value, high), independently of the others, so a sum of
-many inputs comes out narrower than its corners and than the truth where inputs move together. Each
-has a stream of its own, seeded by its name: adding an input leaves the draws of the others alone.
+Half of an input's draws lie on either side of its value, densest there and none beyond low and
+high, so the median of a sum stays near the sum of the values. Inputs are drawn independently of
+each other: a sum of many comes out narrower than its corners, and than the truth where inputs move
+together. Each has a stream of its own, seeded by its name: adding one leaves the others' draws alone.
 Standard library only.
 """
 
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Protocol
 
 from benthic.cost.catalog.load import CostError
@@ -60,12 +62,19 @@ def draws(inputs: Mapping[str, Range], count: int, seed: int = 0) -> Iterable[di
             )
     fixed = {key: entry.value for key, entry in inputs.items() if entry.low == entry.high}
     free = [
-        (key, random.Random(f"{seed} {key}").triangular, (entry.low, entry.high, entry.value))
+        (key, random.Random(f"{seed} {key}").random, (entry.low, entry.value, entry.high))
         for key, entry in inputs.items()
         if entry.low < entry.high
     ]
     for _ in range(count):
-        yield fixed | {key: draw(*triangle) for key, draw, triangle in free}
+        yield fixed | {key: quantile(share(), *ends) for key, share, ends in free}
+
+
+def quantile(share: float, low: float, value: float, high: float) -> float:
+    """The number below which `share` (0 to 1) of an input's draws lie; a half below `value`."""
+    if share < 0.5:
+        return low + (value - low) * sqrt(2 * share)
+    return high - (high - value) * sqrt(2 - 2 * share)
 
 
 def spread(samples: Iterable[float]) -> Spread:

@@ -287,7 +287,7 @@ def test_sql_agrees_with_python(
             assert _runs(*ledger.largest_runs(9, {"cpu": 7.0}, **filters)) == dearest
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ledger_sums, "_FEWER", 0)  # a table by run, however few the rows
-                with ledger.one_moment(**filters):
+                with ledger.one_moment(filters):  # type: ignore[arg-type]
                     _same(ledger.groups(by, **filters), sums)
                     assert _runs(*ledger.largest_runs(9, {"cpu": 7.0}, **filters)) == dearest
                     other = [row for row in expected.values() if row.user == "p"]
@@ -309,6 +309,19 @@ def _dearest(rows: list[Billed]) -> tuple[dict[str, Any], int]:
 def _runs(groups: list[Group], count: int) -> tuple[dict[str, list[float]], int]:
     names = ("rows", "dollars", "device_seconds", "tokens")
     return {g.key["run"]: [getattr(g, name) for name in names] for g in groups}, count
+
+
+def test_rows_can_be_read_while_sums_are_asked_for(ledger: Ledger) -> None:
+    ledger.add([IDLE, *(inside(str(i)) for i in range(300))])
+    with ledger.one_moment():
+        rows = ledger.query()
+        next(rows)
+    assert [ledger.groups()[0].rows for _ in rows] == [301] * 300
+
+
+def test_a_row_that_names_itself_as_its_parent_counts_whole(ledger: Ledger) -> None:
+    ledger.add([replace(ROW, external="one", parent=external_id("one"))])
+    assert ledger.groups()[0].dollars == 16.0
 
 
 def test_sums_of_one_moment_do_not_see_what_is_written_meanwhile(ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""P10, P50 and P90: seeded, of the triangle, and the widest input first."""
+"""P10, P50 and P90: seeded, about the values, and the widest input first."""
 
 import math
 from types import SimpleNamespace
@@ -8,25 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.catalog.load import CostError
-from benthic.cost.spread import draws, monte_carlo, spread, tornado
+from benthic.cost.spread import draws, monte_carlo, quantile, spread, tornado
 
 
 def triangle(low: float, value: float, high: float) -> SimpleNamespace:
     return SimpleNamespace(low=low, value=value, high=high)
 
 
-def quantile(p: float, low: float, mode: float, high: float) -> float:
-    """The triangle's own, in closed form."""
-    if p < (mode - low) / (high - low):
-        return low + math.sqrt(p * (high - low) * (mode - low))
-    return high - math.sqrt((1 - p) * (high - low) * (high - mode))
-
-
-@pytest.mark.parametrize(("low", "mode", "high"), [(0, 1, 4), (2, 2, 3), (-1, 5, 5)])
-def test_draws_follow_the_triangle(low: float, mode: float, high: float) -> None:
-    found = monte_carlo({"x": triangle(low, mode, high)}, lambda v: {"y": v["x"]}, count=20_000)
-    for p, value in ((0.1, found["y"].p10), (0.5, found["y"].p50), (0.9, found["y"].p90)):
-        assert value == pytest.approx(quantile(p, low, mode, high), abs=0.02 * (high - low))
+@pytest.mark.parametrize(("low", "value", "high"), [(0, 1, 4), (2, 2, 3), (-1, 5, 5)])
+def test_half_of_the_draws_lie_on_either_side(low: float, value: float, high: float) -> None:
+    """Each half is a triangle: a tenth of all lies in its far 1/sqrt(5)."""
+    found = monte_carlo({"x": triangle(low, value, high)}, lambda v: {"y": v["x"]}, count=20_000)
+    wanted = (low + (value - low) / math.sqrt(5), value, high - (high - value) / math.sqrt(5))
+    for place, expected in zip(("p10", "p50", "p90"), wanted, strict=True):
+        assert getattr(found["y"], place) == pytest.approx(expected, abs=0.02 * (high - low))
+    assert [quantile(share, low, value, high) for share in (0, 0.5, 1)] == [low, value, high]
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:

@@ -10,15 +10,19 @@ process loses nothing it wrote, a heartbeat waits for no disk; a power cut may l
 The log needs shared memory, so machines that share a network disk each want a ledger of their own.
 """
 
+import getpass
 import os
+import re
 import socket
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
+from benthic.cost.ledger import records
 from benthic.cost.ledger.entries import (
     COLUMNS,
     PURPOSES,
@@ -41,16 +45,8 @@ from benthic.cost.ledger.entries import (
     read_as,
 )
 from benthic.cost.ledger.processes import identity, is_gone
-from benthic.cost.ledger.records import Records, run_named, user_name
-from benthic.cost.ledger.schema import LedgerError, transaction
-from benthic.cost.ledger.sums import (
-    check_keys,
-    one_moment,
-    select_energy_sources,
-    select_groups,
-    select_largest,
-    select_rows,
-)
+from benthic.cost.ledger.schema import ELSEWHERE, LedgerError, in_words, prepare, transaction
+from benthic.cost.ledger.sums import Sums, select_rows
 
 __all__ = ["PURPOSES", "Amendment", "Billed", "Budget", "Entry", "Filters", "Group", "Ledger"]
 __all__ += ["LedgerError", "Purpose", "Span", "Status", "Usage"]
@@ -60,6 +56,7 @@ _USAGE = ", ".join(f"{name} = :{name}" for name in USAGE_COLUMNS)
 _NAMES = ", ".join(COLUMNS)
 _VALUES = ", ".join(f":{name}" for name in COLUMNS)
 _DAY = 86_400.0
+_IMPORTED = re.compile(r"[a-z]+:(?!/)")  # as imports name runs
 _ORPHANED = (
     "ended = heartbeat, status = 'interrupted', "
     "seconds_productive = COALESCE(seconds_productive, 0), "
@@ -74,21 +71,45 @@ def ledger_path() -> Path:
     return Path(os.environ.get("BENTHIC_LEDGER") or Path(user_data_dir("benthic"), "ledger.sqlite"))
 
 
-class Ledger(Records):
+class Ledger:
     """An open ledger; belongs to the thread that opened it. Every method may raise LedgerError."""
 
     def __init__(self, path: Path, *, timeout: float = 5.0) -> None:
         """Open `path`, created where missing; wait `timeout` seconds for other writers."""
-        super().__init__(path, timeout=timeout)
-        self._by_run: Filters | None = None  # of `one_moment`
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"the folder of the ledger {path} cannot be made ({error.strerror}): "
+                f"make it, {ELSEWHERE}"
+            ) from error
+        with self._in_words():
+            self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
+        try:
+            with self._in_words():
+                prepare(self._connection, path, timeout)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._sums = Sums(self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
 
     def begin(self, span: Span, *, energy_source: str) -> str:
         """Write the row of a span that starts now, and return its id."""
         check_price(span.price_per_hour)
         now, pid = time.time(), os.getpid()
         given = vars(span) | {
-            "run": run_named(span.run),
-            "user": span.user or user_name(),
+            "run": _absolute(span.run),
+            "user": span.user or _user(),
             "parent": span.parent or self._outer(),
         }
         entry = Entry(
@@ -137,7 +158,7 @@ class Ledger(Records):
         with self._in_words():
             cursor = self._connection.execute(
                 f"UPDATE entries SET {_ORPHANED} WHERE run = :run AND ended IS NULL",
-                {"run": run_named(run), "note": ""},
+                {"run": _absolute(run), "note": ""},
             )
         return cursor.rowcount
 
@@ -179,7 +200,7 @@ class Ledger(Records):
         with self._in_words():
             rows = self._connection.execute(
                 f"SELECT {_NAMES} FROM entries WHERE run = ? ORDER BY started, rowid",
-                (run_named(run),),
+                (_absolute(run),),
             ).fetchall()
         return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
@@ -189,32 +210,28 @@ class Ledger(Records):
             yield from select_rows(self._connection, filters, limit)
 
     @contextmanager
-    def one_moment(self, **filters: Unpack[Filters]) -> Iterator[None]:
-        """What is read inside is of one moment; several sums over `filters` cost little more."""
-        with self._in_words(), one_moment(self._connection, filters) as by_run:
-            self._by_run = filters if by_run else None
-            try:
-                yield
-            finally:
-                self._by_run = None
+    def one_moment(self, filters: Filters | None = None) -> Iterator[None]:
+        """What is read inside is of one moment; nothing can be written meanwhile.
+
+        Several sums over the same `filters` then cost little more than one.
+        """
+        with self._in_words(), self._sums.one_moment(filters):
+            yield
 
     def groups(self, by: Sequence[str] = (), **filters: Unpack[Filters]) -> list[Group]:
         """Sums of rows as they count, over rows that agree in `by`; see `sums.BY`.
 
         A row belongs to the month, in UTC, in which it started. ValueError names a wrong key.
         """
-        check_keys(by)
-        by_run = filters == self._by_run
         with self._in_words():
-            return select_groups(self._connection, by, filters, by_run=by_run)
+            return self._sums.groups(by, filters)
 
     def largest_runs(
         self, count: int, rates: Mapping[str, float], **filters: Unpack[Filters]
     ) -> tuple[list[Group], int]:
         """The dearest runs, dollars by device in `rates` where it is there, and how many runs."""
-        by_run = filters == self._by_run
         with self._in_words():
-            return select_largest(self._connection, count, rates, filters, by_run=by_run)
+            return self._sums.largest_runs(count, rates, filters)
 
     def spent(self, scope: Scope, key: str) -> float:
         """US dollars of all rows of a purpose or project, running ones to the last heartbeat."""
@@ -224,7 +241,7 @@ class Ledger(Records):
     def energy_sources(self, newest: int, **filters: Unpack[Filters]) -> dict[str, int]:
         """What the `newest` rows, as recorded, say of their energy; rows by source."""
         with self._in_words():
-            return select_energy_sources(self._connection, newest, filters)
+            return self._sums.energy_sources(newest, filters)
 
     def find(self, prefix: str) -> Billed:
         """The one row whose id starts so; LedgerError where there is none, or several."""
@@ -256,6 +273,59 @@ class Ledger(Records):
             ).rowcount
         return max(added, 0), len(rows) - max(added, 0)
 
+    def amend(
+        self, entry_id: str, field: str, value: str | int | float, *, reason: str, author: str = ""
+    ) -> None:
+        """Put a field of a row right by a row of its own; `author`: the process's user if empty.
+
+        ValueError where field, value or reason cannot be; LedgerError where there is no such row.
+        """
+        self.amend_all(entry_id, [(field, value)], reason=reason, author=author)
+
+    def amend_all(
+        self,
+        entry_id: str,
+        changes: Iterable[tuple[str, str | int | float]],
+        *,
+        reason: str,
+        author: str = "",
+    ) -> None:
+        """Put several fields of a row right, all or none; raises as `amend` does."""
+        with self._in_words():
+            records.amend(
+                self._connection, entry_id, changes, reason=reason, author=author or _user()
+            )
+
+    def amendments(self, entry_id: str | None = None) -> list[Amendment]:
+        """Of one row, or all; in the order they were made."""
+        with self._in_words():
+            return records.amendments(self._connection, entry_id)
+
+    def budget_set(
+        self, scope: Scope, key: str, dollars: float | None, *, hard: bool = False
+    ) -> None:
+        """Limit what a purpose or project may cost in all, from now on; none lifts the limit."""
+        with self._in_words():
+            records.budget_set(self._connection, scope, key, dollars, hard=hard)
+
+    def budgets(self) -> list[Budget]:
+        """Those that hold: the newest of each scope and key, unless lifted."""
+        with self._in_words():
+            return records.budgets(self._connection)
+
+    def plan_set(self, run: str | Path, document: Mapping[str, Any]) -> None:
+        """Keep the plan of a run, to hold against what is metered; the newest counts.
+
+        `run`: its folder, or the name that an import gave it, like wandb:3fk2.
+        """
+        with self._in_words():
+            records.plan_set(self._connection, _named(run), document)
+
+    def plans(self) -> dict[str, dict[str, Any]]:
+        """The newest plan of every run that has one."""
+        with self._in_words():
+            return records.plans(self._connection)
+
     def _outer(self) -> str | None:
         """The row of the meter that this process runs under, if it is open and in this file."""
         with self._in_words():
@@ -279,6 +349,9 @@ class Ledger(Records):
                 "replaced meanwhile: let one process at a time hold a run"
             )
 
+    def _in_words(self) -> AbstractContextManager[None]:
+        return in_words(self.path)
+
 
 def _imported(entry: Entry) -> Entry:
     if not entry.external:
@@ -294,3 +367,19 @@ def _stored(entry: Entry) -> dict[str, Any]:
     if entry.external and not entry.id:
         values["id"] = external_id(entry.external)
     return values
+
+
+def _absolute(run: str | Path) -> str:
+    return clean(str(Path(run).resolve()))
+
+
+def _named(run: str | Path) -> str:
+    return clean(run) if isinstance(run, str) and _IMPORTED.match(run) else _absolute(run)
+
+
+def _user() -> str:
+    """The user's name; where the system has none, as in some containers, the number."""
+    try:
+        return clean(getpass.getuser())
+    except (KeyError, OSError):
+        return str(os.getuid())

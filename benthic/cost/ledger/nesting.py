@@ -34,7 +34,7 @@ INSIDE = f"""part AS MATERIALIZED (SELECT p.rowid AS number, c.rowid AS child, c
     THEN COALESCE(ca.count, c.count) * 1.0 / COALESCE(pa.count, p.count) ELSE 0.0 END AS share
     FROM ({{outer}}) AS o CROSS JOIN entries AS p ON p.id = o.parent
     LEFT JOIN amended AS pa ON pa.number = p.rowid
-    CROSS JOIN entries AS c ON c.parent = o.parent
+    CROSS JOIN entries AS c ON c.parent = o.parent AND c.id <> o.parent
     LEFT JOIN amended AS ca ON ca.number = c.rowid),
     inside AS MATERIALIZED (SELECT number, MIN(room, SUM(seconds * share)) AS seconds,
     CASE WHEN SUM(seconds * share) > room THEN room / SUM(seconds * share) ELSE 1.0 END AS fit,

@@ -8,7 +8,7 @@ right, and added. Sums over a prefix of the index are then added up by what was 
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ _SUMS = {  # by name in Group
     "ended": "MAX(heartbeat)",
 }
 _RUN = KEYS[: KEYS.index("run") + 1]
-_BY_RUN = "WITH halves AS (SELECT * FROM by_run)"
+_FROM_RUNS = "WITH halves AS (SELECT * FROM temp.by_run)"
 _ALL_RUNS = "SELECT COUNT(*) FROM (SELECT DISTINCT run FROM entries)"  # an index knows
 _FEWER = 8  # rows a run, from which on sums by run are worth a table
 _OVER = {"started": "MIN", "ended": "MAX"}  # the others are sums of sums
@@ -88,119 +88,131 @@ def select_rows(
         yield read_as(Billed, found)
 
 
-@contextmanager
-def one_moment(connection: sqlite3.Connection, filters: Filters | None = None) -> Iterator[bool]:
-    """Whatever is summed inside sees the same rows, and those not plain are put right once.
+class Sums:
+    """Sums over the rows of an open ledger; inside `one_moment` all of the same rows."""
 
-    Yields whether the rows that pass `filters` stand summed by run, for several sums over them.
-    """
-    begun = connection.in_transaction
-    if begun:
-        yield False
-        return
-    net = ", ".join(f"{value} AS {name}" for name, value in NET.items())
-    connection.execute("BEGIN")
-    try:
-        connection.execute(
-            f"CREATE TEMP TABLE special AS WITH RECURSIVE {AMENDED}, {INSIDE.format(outer=OUTER)}, "
-            f"{SPECIAL} SELECT s.number, {net} FROM special AS s "
-            f"CROSS JOIN entries AS e ON e.rowid = s.number {JOINED}"
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._open = False
+        self._by_run: Filters | None = None  # whose rows stand summed by run
+
+    @contextmanager
+    def one_moment(self, filters: Filters | None = None) -> Iterator[None]:
+        """Whatever is read inside is of one moment, and rows that are not plain are put right once.
+
+        `filters`: of several sums inside. Nothing can be written to the ledger meanwhile.
+        """
+        if self._open:
+            yield
+            return
+        connection, net = self._connection, ", ".join(NET.values())
+        # Filled and emptied, never dropped: a change of tables would end whoever reads rows.
+        connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS special (number, {', '.join(NET)})")
+        connection.execute("BEGIN")
+        try:
+            self._open = True
+            connection.execute(
+                f"INSERT INTO temp.special WITH RECURSIVE {AMENDED}, "
+                f"{INSIDE.format(outer=OUTER)}, {SPECIAL} SELECT s.number, {net} FROM special AS s "
+                f"CROSS JOIN entries AS e ON e.rowid = s.number {JOINED}"
+            )
+            if filters is not None and self._has_few_runs():
+                halves, values = _halves(_RUN, _SUMS, filters)
+                connection.execute(
+                    f"CREATE TEMP TABLE IF NOT EXISTS by_run ({', '.join((*_RUN, *_SUMS))})"
+                )
+                connection.execute(f"INSERT INTO temp.by_run {halves} SELECT * FROM halves", values)
+                self._by_run = filters
+            yield
+        finally:
+            summed, self._open, self._by_run = self._by_run, False, None
+            with suppress(sqlite3.Error):
+                connection.execute("DELETE FROM temp.special")
+                if summed is not None:
+                    connection.execute("DELETE FROM temp.by_run")
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+
+    def groups(self, by: Sequence[str], filters: Filters) -> list[Group]:
+        """Sums by `by`, of BY, over rows that pass, in the order of their keys.
+
+        ValueError names a key that is none.
+        """
+        check_keys(by)
+        length = 1 + max(KEYS.index(name) for name in ("price_per_hour", *by) if name in KEYS)
+        inner = (*KEYS[:length], *(name for name in by if name not in KEYS))
+        halves, values = _halves(inner, _SUMS, filters)
+        sums = [f"{_OVER.get(name, 'SUM')}({name})" for name in _SUMS]
+        with self.one_moment():
+            if filters == self._by_run and set(inner) <= set(_RUN):
+                halves = _FROM_RUNS
+            rows = self._connection.execute(
+                f"{halves} SELECT {', '.join([*by, *sums])} FROM halves "
+                + (
+                    f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}"
+                    if by
+                    else "HAVING COUNT(*)"
+                ),
+                values,
+            ).fetchall()
+        return [_group(by, row) for row in rows]
+
+    def largest_runs(
+        self, count: int, rates: Mapping[str, float], filters: Filters
+    ) -> tuple[list[Group], int]:
+        """Rows, dollars, device-seconds and tokens of the `count` dearest runs, and how many runs.
+
+        `rates` are US dollars an hour by device, instead of the price of the row.
+        """
+        each = {"rows": "1", "device_seconds": "seconds * count", "tokens": "tokens"}
+        halves, values = _halves(("run", "device", "price_per_hour"), each, filters, grouped=False)
+        cases = " ".join(f"WHEN :device{i} THEN :rate{i}" for i in range(len(rates)))
+        price = f"CASE device {cases} ELSE price_per_hour END" if rates else "price_per_hour"
+        for i, (device, rate) in enumerate(rates.items()):
+            values |= {f"device{i}": device, f"rate{i}": rate}
+        with self.one_moment():
+            rows = self._connection.execute(
+                f"{_FROM_RUNS if filters == self._by_run else halves} SELECT run, SUM(rows), "
+                f"TOTAL(device_seconds * {price}) / 3600 AS dollars, "
+                "TOTAL(device_seconds) AS total, TOTAL(tokens) "
+                "FROM halves GROUP BY run ORDER BY dollars DESC, total DESC, run LIMIT :most",
+                values | {"most": count},
+            ).fetchall()
+            number = len(rows) if len(rows) < count else self._runs(filters)
+        found = [
+            Group(
+                key={"run": run},
+                rows=int(number_of_rows),
+                dollars=dollars,
+                device_seconds=seconds,
+                tokens=int(tokens),
+            )
+            for run, number_of_rows, dollars, seconds, tokens in rows
+        ]
+        return found, number
+
+    def energy_sources(self, newest: int, filters: Filters) -> dict[str, int]:
+        """Rows by source of energy among the `newest`, as they were recorded."""
+        where, values = _where(filters)
+        rows = self._connection.execute(
+            f"SELECT energy_source, COUNT(*) FROM (SELECT energy_source FROM entries WHERE {where} "
+            "ORDER BY started DESC LIMIT :newest) GROUP BY energy_source ORDER BY energy_source",
+            values | {"newest": newest},
         )
-        yield filters is not None and _sum_by_run(connection, filters)
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")  # and with it the tables
+        return dict(rows.fetchall())
 
+    def _runs(self, filters: Filters) -> int:
+        halves, values = _halves(("run",), {}, filters, grouped=False)
+        counted = f"{halves} SELECT COUNT(DISTINCT run) FROM halves" if values else _ALL_RUNS
+        return int(self._connection.execute(counted, values).fetchone()[0])
 
-def select_groups(
-    connection: sqlite3.Connection, by: Sequence[str], filters: Filters, *, by_run: bool = False
-) -> list[Group]:
-    """Sums by `by`, of BY, over rows that pass, in the order of their keys.
-
-    `by_run`: within `one_moment`, which has summed these rows. ValueError names a key that is none.
-    """
-    check_keys(by)
-    length = 1 + max(KEYS.index(name) for name in ("price_per_hour", *by) if name in KEYS)
-    inner = (*KEYS[:length], *(name for name in by if name not in KEYS))
-    by_run &= set(inner) <= set(_RUN)
-    halves, values = _halves(inner, _SUMS, filters)
-    sums = [f"{_OVER.get(name, 'SUM')}({name})" for name in _SUMS]
-    with one_moment(connection):
-        rows = connection.execute(
-            f"{_BY_RUN if by_run else halves} SELECT {', '.join([*by, *sums])} FROM halves "
-            + (f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING COUNT(*)"),
-            values,
-        ).fetchall()
-    return [_group(by, row) for row in rows]
-
-
-def select_largest(
-    connection: sqlite3.Connection,
-    count: int,
-    rates: Mapping[str, float],
-    filters: Filters,
-    *,
-    by_run: bool = False,
-) -> tuple[list[Group], int]:
-    """Rows, dollars, device-seconds and tokens of the `count` dearest runs, and how many there are.
-
-    `rates` are US dollars an hour by device, instead of the price of the row. `by_run`: as for
-    `select_groups`.
-    """
-    each = {"rows": "1", "device_seconds": "seconds * count", "tokens": "tokens"}
-    halves, values = _halves(("run", "device", "price_per_hour"), each, filters, grouped=False)
-    cases = " ".join(f"WHEN :device{i} THEN :rate{i}" for i in range(len(rates)))
-    price = f"CASE device {cases} ELSE price_per_hour END" if rates else "price_per_hour"
-    for i, (device, rate) in enumerate(rates.items()):
-        values |= {f"device{i}": device, f"rate{i}": rate}
-    with one_moment(connection):
-        rows = connection.execute(
-            f"{_BY_RUN if by_run else halves} SELECT run, SUM(rows), "
-            f"TOTAL(device_seconds * {price}) / 3600 AS dollars, TOTAL(device_seconds) AS total, "
-            "TOTAL(tokens) FROM halves GROUP BY run ORDER BY dollars DESC, total DESC, run "
-            "LIMIT :most",
-            values | {"most": count},
-        ).fetchall()
-        number = len(rows) if len(rows) < count else _runs(connection, filters)
-    return [
-        Group(
-            key={"run": run},
-            rows=int(found),
-            dollars=dollars,
-            device_seconds=seconds,
-            tokens=int(tokens),
+    def _has_few_runs(self) -> bool:
+        """Whether sums by run are few enough to be worth a table."""
+        rows, runs = (
+            self._connection.execute(query).fetchone()[0]
+            for query in ("SELECT COUNT(*) FROM entries", _ALL_RUNS)
         )
-        for run, found, dollars, seconds, tokens in rows
-    ], number
-
-
-def select_energy_sources(
-    connection: sqlite3.Connection, newest: int, filters: Filters
-) -> dict[str, int]:
-    """Rows by source of energy among the `newest`, as they were recorded."""
-    where, values = _where(filters)
-    rows = connection.execute(
-        f"SELECT energy_source, COUNT(*) FROM (SELECT energy_source FROM entries WHERE {where} "
-        "ORDER BY started DESC LIMIT :newest) GROUP BY energy_source ORDER BY energy_source",
-        values | {"newest": newest},
-    )
-    return dict(rows.fetchall())
-
-
-def _sum_by_run(connection: sqlite3.Connection, filters: Filters) -> bool:
-    """Sum what passes by run, in a table, where that leaves few enough to be worth it."""
-    rows = connection.execute("SELECT COUNT(*) FROM entries").fetchone()[0]
-    if rows < _FEWER * connection.execute(_ALL_RUNS).fetchone()[0]:
-        return False
-    halves, values = _halves(_RUN, _SUMS, filters)
-    connection.execute(f"CREATE TEMP TABLE by_run AS {halves} SELECT * FROM halves", values)
-    return True
-
-
-def _runs(connection: sqlite3.Connection, filters: Filters) -> int:
-    halves, values = _halves(("run",), {}, filters, grouped=False)
-    counted = f"{halves} SELECT COUNT(DISTINCT run) FROM halves" if values else _ALL_RUNS
-    return int(connection.execute(counted, values).fetchone()[0])
+        return bool(rows >= _FEWER * runs)
 
 
 def _halves(
@@ -213,9 +225,9 @@ def _halves(
     return (
         f"WITH halves AS (SELECT {_columns(keys, sums, PLAIN_KEPT, '0.0')} "
         f"FROM entries {'' if few else 'INDEXED BY entries_closed'} WHERE ended IS NOT NULL "
-        f"AND rowid NOT IN (SELECT number FROM special) AND {where} {group} "
+        f"AND rowid NOT IN (SELECT number FROM temp.special) AND {where} {group} "
         f"UNION ALL SELECT {_columns(keys, sums, 'kept', 'SUM(shared * count)')} "
-        f"FROM special WHERE {where} {group})"
+        f"FROM temp.special WHERE {where} {group})"
     ), values
 
 
