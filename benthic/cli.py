@@ -174,11 +174,10 @@ def main() -> None:
     money.command(name="import")(cli_bill.bring)
     app.command(money, name="cost", help="What was spent, and what things cost.")
     words = sys.argv[1:]
-    if words[:1] == ["meter"] and "--" in words:
-        at = words.index("--")
+    if words[:1] == ["meter"]:
+        at = words.index("--") if "--" in words else len(words)
+        cli_bill.refuse_unparted(words[1:at], words[at + 1 :])
         words, cli_bill.command[:] = words[:at], words[at + 1 :]
-    elif words[:1] == ["meter"]:
-        cli_bill.refuse_unparted(words[1:])
     try:
         code = app.cli(
             prog="benthic",

@@ -21,17 +21,25 @@ command: list[str] = []
 
 
 _FLAGS = ("--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h")  # they take no value
+_VALUED = ("--purpose", "--project", "--name", "--device", "--count", "--price", "--watts")
 
 
-def refuse_unparted(words: Sequence[str]) -> None:
-    """Exit where a command stands among the meter's options: its own would be taken for those."""
+def refuse_unparted(words: Sequence[str], rest: Sequence[str]) -> None:
+    """Exit where a command stands among the meter's options: its own would be taken for those.
+
+    `words` stand before --, if it is there, and `rest` behind it; an option that the meter does not
+    have is left to its parser.
+    """
     at = 0
     while at < len(words) and words[at].startswith("-"):
-        at += 1 if words[at] in _FLAGS or "=" in words[at] else 2
+        flag, given, _ = words[at].partition("=")
+        if flag not in (*_FLAGS, *_VALUED, "--heartbeat"):
+            return
+        at += 1 if flag in _FLAGS or given else 2
     if at < len(words):
         from benthic.cost.metering.metered import unparted
 
-        raise SystemExit(unparted(words[:at], words[at:]))
+        raise SystemExit(unparted(words[:at], [*words[at:], *rest]))
 
 
 def meter(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benthic.config import Recipe
+from benthic.config import BillConfig, Recipe
 from benthic.console import Console
 from benthic.cost.ledger.ledger import Ledger, Purpose, Span, ledger_path
 from benthic.cost.limits import Limits
@@ -15,6 +15,8 @@ from benthic.cost.metering.meter import POWERCAP, Meter
 from benthic.cost.metering.outer import outer_row
 from benthic.folder import RunFolder, machine
 from benthic.train.parallel import Ranks
+
+_ASSUMED = BillConfig.price_per_hour, BillConfig.price_source
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,27 @@ class Session:
             return
         bill, gpu = self.recipe.bill, self.recipe.device == "cuda"
         outer = outer_row(ledger_path())
+        device = catalogued(torch.cuda.get_device_name()) if gpu else machine()["cpu"]
+        price, source = bill.price_per_hour, bill.price_source
+        if outer and outer.device == device and (price, source) == _ASSUMED:
+            price, source = outer.price_per_hour, outer.price_source
         span = Span(
             run=str(self.folder.path),
             attempt=self.attempt,
             stage=stage,
             purpose=purpose,
-            device=catalogued(torch.cuda.get_device_name()) if gpu else machine()["cpu"],
+            device=device,
             count=self.ranks.size if gpu else self.ranks.machines,
-            price_per_hour=bill.price_per_hour,
-            price_source=bill.price_source,
+            price_per_hour=price,
+            price_source=source,
             project=outer.project if outer else "",
             user=outer.user if outer else "",
         )
         with Ledger(ledger_path()) as ledger:
-            Limits(ledger, purpose=purpose, project=span.project, stop=False).check(outer)
+            limits = Limits(ledger, span, stop=False)
+            limits.check(outer, remedy=f"'benthic cost budget {purpose} AMOUNT' raises it")
+        for warning in limits.warnings(0.0):
+            self.console.say(warning)
         with Meter(
             span,
             ledger_path(),

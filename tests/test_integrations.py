@@ -228,6 +228,21 @@ def test_a_fit_is_billed(lightning: Any, private_ledger: Path, tmp_path: Path) -
     assert (found.name, found.run) == ("Linear", str(tmp_path))
 
 
+def test_a_fit_goes_on_from_a_checkpoint(
+    lightning: Any, private_ledger: Path, tmp_path: Path
+) -> None:
+    """Then what the first fit kept counts; a fit from the start is an attempt of its own."""
+    for checkpoint in (None, "last.ckpt", None):
+        trainer = SimpleNamespace(
+            is_global_zero=True, default_root_dir=str(tmp_path), ckpt_path=checkpoint
+        )
+        callback = lightning.BillCallback(device="cpu")
+        callback.on_fit_start(trainer, torch.nn.Linear(1, 1))
+        callback.on_fit_end(trainer, None)
+    anew, resumed, first = rows(private_ledger)
+    assert resumed.attempt == first.attempt != anew.attempt
+
+
 @pytest.mark.parametrize("root", ["", "."])
 def test_fits_in_the_current_folder_are_runs_of_their_own(
     lightning: Any, private_ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str

@@ -289,13 +289,13 @@ def test_a_spent_hard_budget_stops_a_run_before_the_stage_it_is_for(
     with Ledger(ledger_path()) as ledger:
         ledger.budget_set("purpose", "pretrain", 0.0, hard=True)
     with (
-        meter("shell", project="reef"),
+        meter("shell", project="reef", price=5.0),
         pytest.raises(OverBudget, match="the budget of purpose pretrain, \\$0, is spent"),
     ):
         run_small(small(text), folder.path)
     with Ledger(ledger_path()) as ledger:
         (data,) = ledger.query(run=str(folder.path))
-        assert (data.stage, data.project) == ("data", "reef")
+        assert (data.stage, data.project, data.price_per_hour) == ("data", "reef", 5.0)
         ledger.budget_set("purpose", "pretrain", None)
     run_small(small(text), folder.path)
     assert (folder.path / "results.json").exists()

@@ -8,9 +8,10 @@ So do those that work inside it took over under another name: the devices are he
 
 import time
 
-from benthic.cost.ledger.entries import Budget, Purpose, Span
+from benthic.cost.ledger.entries import Budget, Span
 from benthic.cost.ledger.ledger import Ledger
 
+RAISE = "raise it, or give another purpose or project"
 _NEAR = 0.8
 _ANEW = 60.0  # seconds between two questions to the ledger, at least
 
@@ -24,9 +25,11 @@ class OverBudget(Exception):
 class Limits:
     """The budgets of one purpose and one project."""
 
-    def __init__(self, ledger: Ledger, *, purpose: Purpose, project: str, stop: bool) -> None:
-        """`stop`: every budget is hard, and ends the work once it is spent. LedgerError."""
-        keys = {("purpose", purpose), ("project", project)}
+    def __init__(self, ledger: Ledger, span: Span, *, stop: bool) -> None:
+        """`span`: of the work; `stop`: every budget is hard, and ends the work once it is spent.
+        LedgerError."""
+        self._span = span
+        keys = {("purpose", span.purpose), ("project", span.project)}
         self._budgets = [b for b in ledger.budgets() if (b.scope, b.key) in keys]
         self._stop = stop
         self._spent = [0.0] * len(self._budgets)
@@ -39,22 +42,26 @@ class Limits:
         return bool(self._budgets)
 
     def refusal(self, outer: Span | None = None) -> str:
-        """Why the work may not start; empty where it may.
+        """What budget refuses the work; empty where it may start.
 
-        `outer`, inside which it runs, goes on anyhow: a budget that let it in is not asked again.
+        `outer`, inside which it runs, goes on anyhow: a budget that let it in is not asked again
+        for devices which that one holds.
         """
-        let_in = {("purpose", outer.purpose), ("project", outer.project)} if outer else set()
+        within = outer and outer.device == self._span.device and outer.count >= self._span.count
+        let_in = (
+            {("purpose", outer.purpose), ("project", outer.project)} if outer and within else ()
+        )
         for budget, spent in zip(self._budgets, self._spent):
             if (budget.scope, budget.key) in let_in and not self._stop:
                 continue
             if (budget.hard or self._stop) and spent >= (budget.dollars or 0.0):
-                return f"{_is_spent(budget, spent)}: raise it, or give another purpose or project"
+                return _is_spent(budget, spent)
         return ""
 
-    def check(self, outer: Span | None = None, *, escape: str = "") -> None:
-        """OverBudget where the work may not start; `escape` ends its sentence."""
+    def check(self, outer: Span | None = None, *, remedy: str) -> None:
+        """OverBudget where the work may not start; `remedy` ends its sentence."""
         if refusal := self.refusal(outer):
-            raise OverBudget(refusal + escape)
+            raise OverBudget(f"{refusal}: {remedy}")
 
     def warnings(self, rate: float) -> list[str]:
         """What has not been said yet; `rate` in dollars an hour since the ledger was asked."""
@@ -84,7 +91,8 @@ class Limits:
 
     def _ask(self, ledger: Ledger) -> None:
         began = time.monotonic()
-        self._spent = [ledger.spent(budget.scope, budget.key) for budget in self._budgets]
+        with ledger.one_moment():
+            self._spent = [ledger.spent(budget.scope, budget.key) for budget in self._budgets]
         self._asked = time.monotonic()
         self._next = self._asked + max(_ANEW, 400 * (self._asked - began))
 

@@ -45,7 +45,9 @@ class BillCallback(_callback()):  # type: ignore[misc]
         if not trainer.is_global_zero:
             return
         name = self._name or type(pl_module).__name__
-        self._meter = meter(name, **{"run": _folder(trainer)} | self._given)
+        given: dict[str, Any] = {"run": _folder(trainer)}
+        given["resumed"] = bool(getattr(trainer, "ckpt_path", None))
+        self._meter = meter(name, **given | self._given)
         self._meter.begin()
 
     def on_train_batch_end(

@@ -414,19 +414,19 @@ def test_a_spent_budget_is_passed_by_on_demand_only(private_ledger: Path) -> Non
 def test_budgets_are_spoken_of_once(private_ledger: Path) -> None:
     with Ledger(private_ledger) as ledger:
         ledger.budget_set("project", "p", 10.0)
-        limits = Limits(ledger, purpose="other", project="p", stop=False)
+        limits = Limits(ledger, replace(span(), project="p"), stop=False)
         assert limits and not limits.refusal() and limits.warnings(0.0) == []
         limits._asked -= 3600  # as if an hour ago
         assert limits.warnings(8.5) == ["of the budget of project p, $10, 85% are spent"]
         assert limits.warnings(8.6) == []
         assert limits.warnings(12.0) == ["the budget of project p, $10, is spent ($12)"]
         assert limits.warnings(13.0) == [] and limits.stops(ledger, 13.0) == ""
-        stopping = Limits(ledger, purpose="other", project="p", stop=True)
+        stopping = Limits(ledger, replace(span(), project="p"), stop=True)
         assert stopping.stops(ledger, 0.0) == ""
         stopping._asked -= 3600
         stopping._next = time.monotonic() + 60
         assert stopping.stops(ledger, 12.0) == "the budget of project p, $10, is spent ($12)"
-        assert not Limits(ledger, purpose="other", project="q", stop=True)
+        assert not Limits(ledger, replace(span(), project="q"), stop=True)
 
 
 def test_the_time_of_day_moves_no_bill(
@@ -542,6 +542,25 @@ def test_launchers(environ: dict[str, str], first: bool, gpus: int, hosts: int) 
     eight = gpus_room.Gpus(["NVIDIA H100 80GB HBM3"] * 8, 8)
     assert is_first(environ) is first
     assert gpus_held(eight, environ) == gpus and machines(environ) == hosts
+
+
+@pytest.mark.parametrize(
+    ("device", "read"), [("", True), ("h100", True), ("b200", False), ("my own", True)]
+)
+def test_counters_are_those_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, read: bool
+) -> None:
+    """On a machine with H100s; a name of one's own may be theirs."""
+    seen = gpus_room.Gpus(["NVIDIA H100 80GB HBM3"], 8)
+    monkeypatch.setattr("benthic.cost.metering.held.find", lambda _: seen)
+    assert (hold(device=device, price=1.0, environ={}).gpus is seen) is read
+
+
+def test_without_the_systems_own_list_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, whose Python 3.11 has no waitid and which has no /proc."""
+    monkeypatch.delattr(os, "waitid")
+    monkeypatch.setattr(child_room, "below", lambda _: [])
+    assert child_room.Child(pid=0, mask=set()).outliving() == []
 
 
 def test_a_rank_that_sees_one_gpu_bills_for_all() -> None:

@@ -154,19 +154,22 @@ def test_an_amended_outer_row_counts_as_amended(private_ledger: Path) -> None:
 
 
 def test_a_device_that_was_given(private_ledger: Path) -> None:
-    """The row's GPUs are held while its processor works; another GPU has its own price."""
+    """The row's own is part of it; another, the processor too, is an addition at its own price."""
     with benthic.meter("outer", **OUTER):
         for device in ("H100-SXM", "cpu", "b200"):
             with benthic.meter("inner", device=device):
-                pass
-    other, on_processor, same, _ = rows(private_ledger)
+                time.sleep(0.05)
+    other, on_processor, same, outer = rows(private_ledger)
     assert (same.count, same.price_per_hour, same.price_source) == (2, 100.0, "given")
     assert (on_processor.device, on_processor.gpus) == (processor(), 0.0)
-    assert (on_processor.count, on_processor.price_per_hour) == (2, 100.0)
+    assert on_processor.price_source.startswith("assumption") and on_processor.count == 1
     assert (other.device, other.count, other.purpose) == ("B200-SXM", 1, "pretrain")
     assert other.price_source.startswith("catalog: rent.b200")
-    alone, inside = hold(device="cpu", environ={}), hold(device="cpu", environ={}, outer=same)
-    assert inside.count == 2 and inside.joules(10.0, 5.0) == alone.joules(10.0, 5.0)
+    held = outer.seconds * 2 * 100 / 3600
+    assert same.dollars + outer.dollars == pytest.approx(held)
+    with Ledger(private_ledger) as ledger:
+        spent = ledger.spent("project", "reef")
+    assert spent == pytest.approx(held + on_processor.dollars + other.dollars)
 
 
 def test_a_reservation_gives_all_but_its_purpose(private_ledger: Path) -> None:
@@ -249,7 +252,31 @@ def test_a_spent_hard_budget_refuses(
             pass
         with pytest.raises(OverBudget), benthic.meter("step", project="reef"):
             pytest.fail("the block ran")
+        with pytest.raises(OverBudget), benthic.meter("step", device="h100", count=8, price=9.0):
+            pytest.fail("it would hold what the outer row does not")
     assert [found.purpose for found in rows(private_ledger)] == ["ablation", "ablation", "other"]
+
+
+def test_a_resumed_run_goes_on_with_its_own_attempt(private_ledger: Path, tmp_path: Path) -> None:
+    """Not with that of an evaluation in between; also where the folder's name has a colon."""
+    given: dict[str, Any] = {"run": tmp_path / "sft:v1", "device": "cpu"}
+    for more in ({"purpose": "final"}, {"purpose": "evaluation"}, {"purpose": "final"}):
+        with benthic.meter(**given, **more, resumed=True):
+            pass
+    last, evaluation, first = rows(private_ledger)
+    assert last.attempt == first.attempt != evaluation.attempt
+    assert last.run == str(tmp_path / "sft:v1")
+
+
+def test_a_path_that_cannot_be_looked_at_need_not_stop_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTHIC_LEDGER", str(tmp_path / ("x" * 300) / "ledger.sqlite"))
+    monkeypatch.setenv("BENTHIC_METER", "a row")
+    with pytest.raises(LedgerError, match="cannot be made"), benthic.meter(device="cpu"):
+        pytest.fail("the block ran")
+    with benthic.meter(device="cpu", anyway=True) as m:
+        assert m.id == ""
 
 
 def test_a_ledger_that_cannot_be_written_need_not_stop_the_work(

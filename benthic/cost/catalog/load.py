@@ -47,6 +47,7 @@ TABLES = {
 }
 DATED = ("rent.", "purchase.")  # keys of observations: several rows, told apart by their dates
 
+_MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)  # drivers put it behind the name
 _VENDORS = re.compile(r"nvidia|amd|google|huawei|intel|apple|geforce|tesla|instinct|[^a-z0-9]")
 
 GPU_FIELDS = {  # what a key <gpu>.<field> measures
@@ -143,7 +144,8 @@ class Catalog:
         return self.figure(key, date)
 
     def gpu(self, name: str) -> Gpu:
-        """The GPU of that name or alias, whatever its case, hyphens or vendor's prefix."""
+        """The GPU of that name or alias, whatever its case, hyphens or vendor's prefix; the memory
+        that drivers put behind the name may be there."""
         entry = self._entry(name)
         own = entry["name"].lower()
 
@@ -211,9 +213,9 @@ class Catalog:
         }
 
     def _entry(self, name: str) -> dict[str, str]:
-        found = self._names.get(_plain(name[:80]))
-        if found:
-            return found
+        for called in (name[:80], _MEMORY.sub("", name[:80])):
+            if found := self._names.get(_plain(called)):
+                return found
         near = difflib.get_close_matches(_plain(name[:80]), self._names, n=3, cutoff=0.6)
         likely = dict.fromkeys(self._names[plain]["name"] for plain in near)
         hint = (

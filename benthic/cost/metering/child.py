@@ -84,6 +84,8 @@ class Child:
         """Also where /proc shows none: a parent that hands its child over may end between the
         reading of its folder and of its line."""
         self._reap()
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return False
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -120,7 +122,9 @@ class Child:
 def program(command: Sequence[str], environ: Mapping[str, str]) -> str:
     """The file that the command's first word names, as a shell would find it; else NotRun."""
     if not command or not command[0]:
-        raise NotRun("no command is given: write it after --, as in: meter -- python train.py", 2)
+        raise NotRun(
+            "no command is given: write it after --, as in: benthic meter -- python train.py", 2
+        )
     name = command[0]
     if any("\0" in word for word in command):
         raise NotRun("the command holds a NUL character: leave it out", _CANNOT)

@@ -44,7 +44,7 @@ class Gauge:
         if self._gpus:
             self._gpus.start(self._start)
         self._boards = self._gpus if self._gpus and self._gpus.metered else None
-        alone = held.drawn == (len(self._boards.names) if self._boards else 1)
+        alone = held.count == (len(self._boards.names) if self._boards else 1)
         wanted = alone and (self._boards or not held.is_gpu)
         self._rapl = Rapl.find(powercap) if wanted else None
         self.energy_source = self._source(alone)

@@ -5,8 +5,8 @@ machine. What is held counts, used or not: all visible GPUs, or as many as there
 machine without any the machine itself. Of several ranks the first bills for all.
 
 Inside a metered row what was not given is that row's: its device, its price with where that is
-from, its count (less where a launcher or CUDA_VISIBLE_DEVICES says less). So it is for work on the
-processor, too, as the row's devices are held meanwhile; another GPU than the row's is found anew.
+from, its count (less where a launcher or CUDA_VISIBLE_DEVICES says less). Another device than the
+row's, be it the processor beside its GPUs, is an addition to it, found and priced anew.
 
 The price is the one given, else the outer row's, else the catalog's rent of that GPU, else the
 assumption that recipes start from, which says of itself that it is one; nothing is ever free unless
@@ -14,8 +14,7 @@ it was said to be.
 """
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -29,7 +28,6 @@ _RANKS = (  # the first that is set counts; LOCAL_RANK alone is what old launche
 _BUSY_CORE = (2.0, 5.0, 10.0)  # W, least, middle, greatest: 350 W of 64 cores to 170 W of 16
 _IDLE_CORE = (0.3, 1.0, 3.0)  # W, its share of an idle machine
 _UNKNOWN_GPU = (30.0, 300.0, 1500.0)  # W
-_MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)  # drivers put it behind the name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +41,7 @@ class Holding:
     price_source: str
     price_assumed: bool
     gpus: Gpus | None
-    """to read; those of this machine, where the device is one of them"""
-    drawn: int
-    """devices to estimate energy for; not `count` where work on a processor holds GPUs meanwhile"""
+    """to read; those of this machine, where the device is not known to be another"""
     is_gpu: bool
     watts: tuple[float, float, float] | None
     """least, likely, greatest, of one device; None: by the processor's time"""
@@ -55,11 +51,11 @@ class Holding:
     def joules(self, seconds: float, cpu_seconds: float) -> tuple[float, float, float]:
         """The estimate, least, likely and greatest."""
         if self.watts:
-            low, mid, high = (watts * self.drawn * seconds for watts in self.watts)
+            low, mid, high = (watts * self.count * seconds for watts in self.watts)
             return low, mid, high
         idle = cores() * seconds
         low, mid, high = (
-            self.drawn * (busy * cpu_seconds + rest * idle)
+            self.count * (busy * cpu_seconds + rest * idle)
             for busy, rest in zip(_BUSY_CORE, _IDLE_CORE)
         )
         return low, mid, high
@@ -92,10 +88,9 @@ def hold(
     _within("count", count, 1, MAX_COUNT, "devices")
     device = device.strip()
     same = outer is not None and catalogued(device) in ("", catalogued(outer.device))
-    if outer and same:
+    outer = outer if same else None
+    if outer:
         device = catalogued(outer.device)
-    elif catalogued(device) != "cpu":
-        outer = None
     gpus = None if device.lower() == "cpu" else find(environ)
     name = catalogued(device) or (catalogued(gpus.names[0]) if gpus else "cpu")
     is_gpu = name.lower() != "cpu"
@@ -118,16 +113,15 @@ def hold(
     found = gpus_held(gpus, environ) if is_gpu else machines(environ)
     held = found
     if outer:
-        held = min(found, outer.count) if same and _told(gpus, environ) else outer.count
+        held = min(found, outer.count) if _told(gpus, environ) else outer.count
     draw, draw_source = _watts(name, watts, is_gpu)
     return Holding(
         device=name if is_gpu else processor(),
         count=count or held,
-        drawn=count or (held if same else found),
         price=charged,
         price_source=source,
         price_assumed=source.startswith("assumption"),
-        gpus=gpus if is_gpu else None,
+        gpus=gpus if gpus and is_gpu and not _is_other(name, gpus.names) else None,
         is_gpu=is_gpu,
         watts=draw,
         watts_source=draw_source,
@@ -215,19 +209,27 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int] | None:
     return None
 
 
+def _is_other(name: str, seen: Sequence[str]) -> bool:
+    """Whether the catalog knows both, and that these GPUs are none of that name."""
+    known = [found for found in map(_in_catalog, seen) if found]
+    return _in_catalog(name) is not None and bool(known) and name not in known
+
+
 def catalogued(device: str) -> str:
     """The name that the catalog has for it, so that h100 and H100-SXM are one device in sums; "cpu"
     for this machine's processor, and a name that is not known as it is."""
     if device.lower() in ("", "cpu") or device == processor():
         return "cpu" if device else ""
+    return _in_catalog(device) or device
+
+
+def _in_catalog(device: str) -> str | None:
     from benthic.cost.catalog.load import CostError, load
 
-    for name in (device, _MEMORY.sub("", device)):
-        try:
-            return load().gpu(name).name
-        except CostError:
-            continue
-    return device
+    try:
+        return load().gpu(device).name
+    except CostError:
+        return None
 
 
 def _rent(name: str, *, named: bool) -> tuple[float, str, str]:

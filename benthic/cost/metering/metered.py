@@ -33,7 +33,7 @@ from benthic.cost.ledger.entries import (
     purpose_named,
 )
 from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
-from benthic.cost.limits import Limits
+from benthic.cost.limits import RAISE, Limits
 from benthic.cost.metering.child import ENDING, Child, NotRun, become, program, send, start
 from benthic.cost.metering.descendants import Process, below
 from benthic.cost.metering.heart import Gauge, Heart, interval_of
@@ -133,17 +133,12 @@ class _Command:
     def run(self) -> int:
         with Ledger(self.file) as ledger:
             ledger.close_stale()
-            self.limits = Limits(
-                ledger,
-                purpose=self.span.purpose,
-                project=self.span.project,
-                stop=self.budget_stop,
-            )
+            self.limits = Limits(ledger, self.span, stop=self.budget_stop)
             spent = self.limits.refusal(self.outer)
             if spent and self.budget_stop:
-                return _refuse(spent, OVER_BUDGET)
+                return _refuse(f"{spent}: {RAISE}", OVER_BUDGET)
             if spent and not self.anyway:
-                return _refuse(f"{spent}; --anyway starts it all the same", OVER_BUDGET)
+                return _refuse(f"{spent}: {RAISE}; --anyway starts it all the same", OVER_BUDGET)
             for warning in (*self.held.warnings, *self.limits.warnings(0.0)):
                 say(warning)
             if self.budget_stop and not self.limits:
@@ -224,9 +219,10 @@ def nearest_purpose(word: str) -> Purpose:
     except ValueError as error:
         from difflib import get_close_matches
 
-        near = get_close_matches(word.strip().lower(), (*PURPOSES, "final"), n=1)
+        choices = ["final" if purpose == "pretrain" else purpose for purpose in PURPOSES]
+        near = get_close_matches(word.strip().lower(), (*choices, "pretrain"), n=1)
         hint = f"did you mean {near[0]}? There are" if near else "choose one of"
-        raise ValueError(f"purpose is '{word}': {hint} {', '.join(PURPOSES)}") from error
+        raise ValueError(f"purpose is '{word}': {hint} {', '.join(choices)}") from error
 
 
 def name_of(command: Sequence[str]) -> str:

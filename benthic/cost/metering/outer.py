@@ -17,7 +17,7 @@ from benthic.cost.ledger.ledger import Ledger
 def outer_row(ledger: Path, environ: Mapping[str, str] = os.environ) -> Billed | None:
     """The row that BENTHIC_METER names, if it is open and in this ledger. LedgerError."""
     name = environ.get("BENTHIC_METER", "")
-    if not name or not ledger.exists():
+    if not name:
         return None
     with Ledger(ledger) as opened:
         opened.close_stale()

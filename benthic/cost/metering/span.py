@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from benthic.cost.ledger.entries import Span, Status
 from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
-from benthic.cost.limits import Limits
+from benthic.cost.limits import RAISE, Limits
 from benthic.cost.metering.heart import Gauge, Heart, interval_of, status_of
 from benthic.cost.metering.held import folder_for, hold, is_first
 from benthic.cost.metering.masking import masked
@@ -131,13 +131,13 @@ class Metered:
         )
         with Ledger(path) as ledger:
             ledger.close_stale()
-            limits = Limits(ledger, purpose=span.purpose, project=span.project, stop=False)
+            limits = Limits(ledger, span, stop=False)
             if not self._anyway:
-                limits.check(outer, escape="; anyway=True starts it all the same")
+                limits.check(outer, remedy=f"{RAISE}; anyway=True starts it all the same")
             for warning in limits.warnings(0.0):
                 _log.warning("%s", warning)
-            if self._resumed and (before := ledger.entries(Path(span.run))):
-                span = replace(span, attempt=before[-1].attempt)
+            if self._resumed:
+                span = replace(span, attempt=_last_attempt(ledger, span) or span.attempt)
             row = heart.begin(ledger, span)
         self._heart, self._pid = heart, os.getpid()
         self._outer = os.environ.get("BENTHIC_METER")
@@ -176,6 +176,16 @@ class Metered:
     def _at_exit(self) -> None:
         """The interpreter ends inside: `sys.last_value` tells whether an exception ended it."""
         self.end(status_of(getattr(sys, "last_value", None) or KeyboardInterrupt()))
+
+
+def _last_attempt(ledger: Ledger, span: Span) -> str:
+    """The run's last attempt at the same purpose, by the same kind of meter; empty: none."""
+    alike = [
+        row.attempt
+        for row in ledger.entries(Path(span.run))
+        if (row.purpose, row.source) == (span.purpose, span.source)
+    ]
+    return alike[-1] if alike else ""
 
 
 meter = Metered
