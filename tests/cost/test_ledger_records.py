@@ -1,5 +1,6 @@
 """The ledger's other records: imports, amendments, budgets, plans, and files that are no ledger."""
 
+import os
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from benthic.cost.ledger.entries import COLUMNS
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, external_id
+from benthic.cost.ledger.schema import MIGRATIONS
 
 
 @pytest.fixture
@@ -239,3 +241,35 @@ def test_a_foreign_database_with_a_version_is_left_alone(tmp_path: Path, version
         with pytest.raises(LedgerError, match="belongs to another program"):
             Ledger(path)
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_ledger_that_may_only_be_read(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    """It reports; what would write says that it cannot, and nothing is left beside the file."""
+    ledger.add([imported("a", price_per_hour=2.0)])
+    ledger.close()
+    wanted = {ledger.path, ledger.path.parent} if folder else {ledger.path}
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) not in wanted)
+    beside = set(ledger.path.parent.iterdir())
+    with Ledger(ledger.path) as kept:
+        assert kept.read_only and kept.close_stale() == 0
+        assert kept.groups()[0].rows == 1 and len(list(kept.query())) == 1
+        with pytest.raises(LedgerError, match="cannot be written: make file and folder writable"):
+            kept.begin(span(tmp_path), energy_source="rapl")
+    assert not folder or set(ledger.path.parent.iterdir()) == beside
+
+
+def test_an_older_ledger_that_may_only_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.sqlite"
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in MIGRATIONS[0]:
+        connection.execute(statement)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(LedgerError, match="is older than this Benthic and cannot be written: copy"):
+        Ledger(path)

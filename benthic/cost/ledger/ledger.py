@@ -12,9 +12,7 @@ The log needs shared memory, so machines that share a network disk each want a l
 
 import getpass
 import os
-import re
 import socket
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +43,14 @@ from benthic.cost.ledger.entries import (
     read_as,
 )
 from benthic.cost.ledger.processes import identity, is_gone
-from benthic.cost.ledger.schema import ELSEWHERE, LedgerError, in_words, prepare, transaction
+from benthic.cost.ledger.schema import (
+    ELSEWHERE,
+    LedgerError,
+    connect,
+    in_words,
+    prepare,
+    transaction,
+)
 from benthic.cost.ledger.sums import Sums, select_rows
 
 __all__ = ["PURPOSES", "Amendment", "Billed", "Budget", "Entry", "Filters", "Group", "Ledger"]
@@ -56,7 +61,6 @@ _USAGE = ", ".join(f"{name} = :{name}" for name in USAGE_COLUMNS)
 _NAMES = ", ".join(COLUMNS)
 _VALUES = ", ".join(f":{name}" for name in COLUMNS)
 _DAY = 86_400.0
-_IMPORTED = re.compile(r"[a-z]+:(?!/)")  # as imports name runs
 _ORPHANED = (
     "ended = heartbeat, status = 'interrupted', "
     "seconds_productive = COALESCE(seconds_productive, 0), "
@@ -75,20 +79,24 @@ class Ledger:
     """An open ledger; belongs to the thread that opened it. Every method may raise LedgerError."""
 
     def __init__(self, path: Path, *, timeout: float = 5.0) -> None:
-        """Open `path`, created where missing; wait `timeout` seconds for other writers."""
+        """Open `path`, created where missing; wait `timeout` seconds for other writers.
+
+        A file that this user may not write is opened for reading.
+        """
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self.read_only = path.is_file() and not os.access(path, os.W_OK)
         except OSError as error:
             raise LedgerError(
                 f"the folder of the ledger {path} cannot be made ({error.strerror}): "
                 f"make it, {ELSEWHERE}"
             ) from error
         with self._in_words():
-            self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
+            self._connection = connect(path, timeout, read_only=self.read_only)
         try:
             with self._in_words():
-                prepare(self._connection, path, timeout)
+                prepare(self._connection, path, timeout, read_only=self.read_only)
         except BaseException:
             self._connection.close()
             raise
@@ -171,6 +179,8 @@ class Ledger:
         away a night is no dead process, and a row closed too early could never be finished. The
         row's note says which it was.
         """
+        if self.read_only:
+            return 0
         now = time.time() if now is None else now
         here, closed = socket.gethostname(), 0
         with self._in_words():
@@ -319,7 +329,7 @@ class Ledger:
         `run`: its folder, or the name that an import gave it, like wandb:3fk2.
         """
         with self._in_words():
-            records.plan_set(self._connection, _named(run), document)
+            records.plan_set(self._connection, run, document)
 
     def plans(self) -> dict[str, dict[str, Any]]:
         """The newest plan of every run that has one."""
@@ -371,10 +381,6 @@ def _stored(entry: Entry) -> dict[str, Any]:
 
 def _absolute(run: str | Path) -> str:
     return clean(str(Path(run).resolve()))
-
-
-def _named(run: str | Path) -> str:
-    return clean(run) if isinstance(run, str) and _IMPORTED.match(run) else _absolute(run)
 
 
 def _user() -> str:

@@ -5,9 +5,11 @@ what SQLite says of it is put into words by the caller.
 """
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from benthic.cost.ledger.entries import (
@@ -19,6 +21,8 @@ from benthic.cost.ledger.entries import (
     purpose_named,
 )
 from benthic.cost.ledger.schema import LedgerError, transaction
+
+_IMPORTED = re.compile(r"[a-z]+:(?!/)")  # wandb:3fk2
 
 
 def amend(
@@ -85,11 +89,11 @@ def budgets(connection: sqlite3.Connection) -> list[Budget]:
     ]
 
 
-def plan_set(connection: sqlite3.Connection, run: str, document: Mapping[str, Any]) -> None:
+def plan_set(connection: sqlite3.Connection, run: str | Path, document: Mapping[str, Any]) -> None:
     """Keep the plan of a run. ValueError where it is no JSON."""
     connection.execute(
         "INSERT INTO plans (run, at, document) VALUES (?, ?, ?)",
-        (run, time.time(), json.dumps(document, allow_nan=False)),
+        (run_named(run), time.time(), json.dumps(document, allow_nan=False)),
     )
 
 
@@ -100,3 +104,10 @@ def plans(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
         "WHERE id IN (SELECT MAX(id) FROM plans GROUP BY run) ORDER BY run"
     )
     return {run: json.loads(document) for run, document in rows}
+
+
+def run_named(run: str | Path) -> str:
+    """A run as rows have it: its folder's whole path, or the name that an import gave it."""
+    if isinstance(run, str) and _IMPORTED.match(run):
+        return clean(run)
+    return clean(str(Path(run).resolve()))

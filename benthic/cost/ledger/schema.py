@@ -7,6 +7,7 @@ An older Benthic that has the file open while it is migrated can go on writing: 
 does not know has a default. Triggers keep what was recorded, also from other programs.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -145,9 +146,26 @@ def in_words(path: Path) -> Iterator[None]:
         raise LedgerError(f"the ledger {path} {cause}") from error
 
 
-def prepare(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
+def connect(path: Path, timeout: float, *, read_only: bool) -> sqlite3.Connection:
+    """Open the file; for reading alone also in a folder where SQLite can put no log."""
+    if not read_only:
+        return sqlite3.connect(path, timeout=timeout, isolation_level=None)
+    log = path.with_name(f"{path.name}-wal")
+    alone = not (log.exists() and log.stat().st_size) and not os.access(path.parent, os.W_OK)
+    uri = f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
+
+
+def prepare(
+    connection: sqlite3.Connection, path: Path, timeout: float, *, read_only: bool = False
+) -> None:
     """Bring the file to this schema, and switch on its log; LedgerError if it is none of ours."""
     if _version(connection) < SCHEMA:
+        if read_only and _is_ours(connection, _version(connection)):
+            raise LedgerError(
+                f"the ledger {path} is older than this Benthic and cannot be written: "
+                f"copy it to a folder of yours, {ELSEWHERE}"
+            )
         _migrate(connection, path)
     version = _version(connection)
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
@@ -159,8 +177,9 @@ def prepare(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
         )
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
         raise _foreign(path)
-    _use_log(connection, timeout)
-    connection.execute("PRAGMA synchronous = NORMAL")
+    if not read_only:
+        _use_log(connection, timeout)
+        connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA cache_size = -{_CACHE}")
 
 

@@ -8,7 +8,7 @@ tried again; it never ends the work.
 Energy is what counters say (NVML of the GPUs, RAPL of the processor), else an estimate with its
 least and greatest value; the row names which. Counters wrap, so they are read each minute however
 long the heartbeat. Where those of the GPUs fall silent, an estimate stands in for the rest, and the
-row's note says for how long.
+row's note says for how long, once it is closed.
 """
 
 import logging

@@ -163,8 +163,17 @@ class _Command:
         finally:
             self.child.release()
         if usage and not self.quiet:
-            say(_summary(self.span, self.held, usage, status, row))
+            say(_summary(self.span, self.held, usage, status, row, self._inside(row)))
         return OVER_BUDGET if self.over else code
+
+    def _inside(self, row: str) -> float:
+        """US dollars of the row that count as those of what ran inside it."""
+        try:
+            with Ledger(self.file) as ledger:
+                found = ledger.find(row)
+        except LedgerError:
+            return 0.0
+        return found.seconds_nested * found.count * found.price_per_hour / 3600
 
     def _leave(self) -> str:
         """Say what outlives the command, or wait for it; a note for the row."""
@@ -305,13 +314,17 @@ def _refuse(sentence: str, code: int) -> int:
     return code
 
 
-def _summary(span: Span, held: Holding, usage: Usage, status: Status, row: str) -> str:
+def _summary(
+    span: Span, held: Holding, usage: Usage, status: Status, row: str, inside: float
+) -> str:
     dollars = usage.seconds * span.count * span.price_per_hour / 3600
     assumed = ", an assumption: give --price" if held.price_assumed else ""
     parts = [
         f"{status} after {_time(usage.seconds)}",
         f"{_money(dollars)} ({span.count} x {span.device} at ${span.price_per_hour:g}/h{assumed})",
     ]
+    if inside:
+        parts.append(f"{_money(inside)} of it is billed to what ran inside")
     if usage.gpu_busy is not None:
         parts.append(f"GPUs {usage.gpu_busy:.0%} busy")
     parts.append(f"{_time(usage.cpu_seconds or 0.0)} of processor")
