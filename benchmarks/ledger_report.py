@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 from machine import heading, spread
 
@@ -134,7 +135,7 @@ def measure(count: int, runs: int, alone: bool) -> float:
                 busy.append(processor() - used)
             name = output.partition("=")[0] or "text"
             print(f"{name}: {spread(seconds[1:], ' s')}, of a core {spread(busy[1:], ' s')}")
-            worst = max(worst, sorted(seconds[1:])[len(seconds) // 2])
+            worst = max(worst, median(seconds[1:]))
     return worst
 
 

@@ -13,7 +13,7 @@ CHANGES = Annotated[
 ]
 SOURCE = Annotated[Positional[Path], arg(metavar="PATH")]
 ROW = Annotated[Positional[str], arg(metavar="ID")]
-DOLLARS = Annotated[float | None, arg(metavar="DOLLARS")]
+DOLLARS = Annotated[str, arg(metavar="DOLLARS")]
 WATTS = Annotated[float | None, arg(metavar="WATTS")]
 
 command: list[str] = []
@@ -42,13 +42,25 @@ def refuse_unparted(words: Sequence[str], rest: Sequence[str]) -> None:
         raise SystemExit(unparted(words[:at], [*words[at:], *rest]))
 
 
+def _an_hour(price: str) -> float | None:
+    """US dollars; none where nothing is given. ValueError."""
+    if not price:
+        return None
+    try:
+        return float(price.strip().removeprefix("$"))
+    except ValueError:
+        raise ValueError(
+            f"--price is {price[:40]!r}: give US dollars an hour of one device, like 2.10"
+        ) from None
+
+
 def meter(
     purpose: TEXT = "",
     project: TEXT = "",
     name: TEXT = "",
     device: TEXT = "",
     count: MAYBE_INT = None,
-    price: DOLLARS = None,
+    price: DOLLARS = "",
     watts: WATTS = None,
     heartbeat: float = 5.0,
     budget_stop: bool = False,
@@ -82,7 +94,7 @@ def meter(
         name=name,
         device=device,
         count=count,
-        price=price,
+        price=_an_hour(price),
         watts=watts,
         heartbeat=heartbeat,
         budget_stop=budget_stop,
@@ -235,7 +247,7 @@ def bring(
     path: SOURCE,
     /,
     kind: TEXT = "auto",
-    price: DOLLARS = None,
+    price: DOLLARS = "",
     device: TEXT = "",
     count: MAYBE_INT = None,
     project: TEXT = "",
@@ -264,7 +276,7 @@ def bring(
         path,
         as_json=json,
         kind=kind,
-        price=price,
+        price=_an_hour(price),
         device=device or None,
         count=count,
         project=project,

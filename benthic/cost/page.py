@@ -214,7 +214,8 @@ def write_text(text: str, target: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        name, why = visible(str(target)), visible(str(error))
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        name, why = visible(str(target)), visible(cause)
         raise CostError(f"{name} cannot be written ({why}); name a file in a folder.") from None
 
 

@@ -18,6 +18,7 @@ HEX = "0123456789abcdef0123456789abcdef01234567"
         ("MYPASSWORD=x PASSWORD2=y", "MYPASSWORD=*** PASSWORD2=***"),
         ("t --db-pass hunter2 --lr 1", "t --db-pass *** --lr 1"),
         (f"t --wandb-key {HEX}", "t --wandb-key ***"),
+        ("t --api_keys a,b APIKEYS=c", "t --api_keys *** APIKEYS=***"),
         ("t --openai-key=abcdefgh", "t --openai-key=***"),
         ('{"api_key": "abc def", "lr": 1}', '{"api_key": "***", "lr": 1}'),
         ('{"api_key":"abc","lr":1}', '{"api_key":"***","lr":1}'),
@@ -47,6 +48,7 @@ def test_a_secret_is_masked_and_no_more(text: str, kept: str) -> None:
     [
         "t --max-tokens=512 --max-tokens 512 --token 512",
         "t --sort-key name --group_key=a --public-key p.pub --pad-token <pad>",
+        "t --stop-tokens </s> --sort-keys a,b --max-tokens 9",
         "t --bypass=3 --keys=a,b --monkey=x --author me",
         "docker run -v /data/secrets:/secrets http://h:8080/a@b ssh://git@h/r",
         '{"max_tokens": 512, "tokenizer": "gpt2"}',

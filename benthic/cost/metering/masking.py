@@ -28,9 +28,10 @@ _SAFE = frozenset(  # before key or token: names of columns, of an order, of wha
         *("sort", "group", "order", "join", "map", "index", "dict", "cache", "primary", "foreign"),
         *("partition", "public", "column", "field", "label", "text", "image", "audio", "prompt"),
         *("response", "chosen", "rejected", "input", "output", "target", "metric", "state"),
-        *("pad", "eos", "bos", "unk", "sep", "cls", "mask"),
+        *("pad", "eos", "bos", "unk", "sep", "cls", "mask", "stop", "special", "added", "extra"),
     )
 )
+_KINDS = ("api", "access", "secret", "private", "auth")
 _HEADERS = ("authorization", "cookie")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _USER = re.compile(
@@ -145,6 +146,8 @@ def _secret(name: str, value: str) -> bool:
     if not words:
         return False
     last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if (before or last.startswith(_KINDS)) and last.endswith(("keys", "tokens")):
+        last = last[:-1]
     if last.endswith(_ALWAYS):
         return last not in _HARMLESS
     if (last not in _OFTEN and not last.endswith(_JOINED)) or before in _SAFE:
