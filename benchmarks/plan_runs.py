@@ -8,7 +8,8 @@ The width for strangers, `practice.stranger`, is the least in steps of 0.05 at w
 holds 85 % of the runs whose whole organisation is left out. Printed beside: the same with whole
 organisations left out, three simpler ways, and runs that are not in the catalog (`more_runs.csv`,
 to which nothing is fitted; the plain median's share, 0.2, was chosen with its figures in sight), of
-organisations that are in it and of others apart.
+organisations that are in it and of others apart; and all of these once more as a plan of a network
+that nobody has published is asked, by the usual date, precision and length of sequence.
 
 `--write` recomputes `catalog/practice_runs.csv`, which the planner leans on; without it, a stale
 file is an error. Rows whose own figures contradict each other are printed (`catalog.checks`).
@@ -32,11 +33,13 @@ from benthic.cost.planner.choose import clean_run
 from benthic.cost.planner.practice import (
     FILE,
     TENTH,
+    USUAL_SEQ,
     Practice,
     Traits,
     published_runs,
     real_hours,
     solve,
+    usual_date,
 )
 from benthic.cost.step.calibrate import figures
 from benthic.cost.step.goodput import usual_goodput
@@ -91,6 +94,28 @@ def traits(catalog: Catalog, run: Mapping[str, str], widths: Mapping[str, str]) 
         clean_hours=clean.hours,
         hours=float(run["gpu_hours"]),
     )
+
+
+def as_planned(
+    catalog: Catalog, row: Mapping[str, str], widths: Mapping[str, str]
+) -> tuple[Traits, Traits]:
+    """A run as a plan of an unpublished network asks of it, its hours as the clean steps go from
+    its own sequence to the usual one, and as it was."""
+    own = traits(catalog, row, widths)
+    usual = traits(catalog, row, {**widths, "seq_len": str(USUAL_SEQ)})
+    date = usual_date(catalog.gpu(row.get("gpu_exact") or row["gpu"]))
+    hours = own.hours * usual.clean_hours / own.clean_hours
+    return replace(usual, hours=hours, date=date, fp16=False), own
+
+
+def unknown(name: str, pairs: Sequence[tuple[Traits, Traits]], by: str = "") -> None:
+    """Prints how far plans are from runs, asked as for a new network; `by`: what is left out."""
+    runs, found = [asked for asked, _ in pairs], []
+    for asked, own in pairs:
+        others = [o for o in published_runs() if not by or getattr(o, by) != getattr(own, by)]
+        found.append(real_hours(asked, others))
+    line(f"  {name}", [log(one.p50 / run.hours) for run, one in zip(runs, found, strict=True)])
+    print(f"    P10 to P90 holds {coverage(runs, found):.0%}")
 
 
 def class_median(run: Traits, others: Sequence[Traits]) -> float:
@@ -208,7 +233,7 @@ def v3(catalog: Catalog, widths: Mapping[str, str]) -> None:
 
 def more(catalog: Catalog, path: Path) -> None:
     """Runs that are not in the catalog, the layouts again the planner's own."""
-    runs = []
+    runs, pairs = [], []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     doubt(catalog, rows)
@@ -216,7 +241,8 @@ def more(catalog: Catalog, path: Path) -> None:
         reason = excluded(row) or ("" if row["usable"] == "yes" else "marked unusable")
         try:
             if not reason:
-                runs.append(traits(catalog, row, row))
+                pairs.append(as_planned(catalog, row, row))
+                runs.append(pairs[-1][1])
         except CostError as error:
             reason = str(error)
         if reason:
@@ -226,6 +252,9 @@ def more(catalog: Catalog, path: Path) -> None:
     outside("all", runs)
     outside("organisations in the catalog", [run for run in runs if run.org in known])
     outside("organisations not in the catalog", [run for run in runs if run.org not in known])
+    print("\nasked as a plan of a new network is")
+    unknown("organisations in the catalog", [pair for pair in pairs if pair[1].org in known])
+    unknown("organisations not in it", [pair for pair in pairs if pair[1].org not in known])
 
 
 def doubt(catalog: Catalog, rows: Sequence[Mapping[str, str]]) -> None:
@@ -259,13 +288,14 @@ def main() -> None:
     )
     catalog = load()
     widths = {row["model"]: row for row in catalog.table("run_shapes")}
-    runs = []
+    runs, pairs = [], []
     for row in catalog.table("runs"):
         reason = excluded(row)
         if reason:
             print(f"left out: {row['model']}: {reason}")
             continue
-        runs.append(traits(catalog, row, widths[row["model"]]))
+        pairs.append(as_planned(catalog, row, widths[row["model"]]))
+        runs.append(pairs[-1][1])
         if row.get("flag"):
             print(f"flagged: {row['model']}: {row['flag']}")
     doubt(catalog, catalog.table("runs"))
@@ -292,6 +322,9 @@ def main() -> None:
     for width in STRANGERS:
         held = (coverage(runs, [widened(o, width) for o in them]) for them in (found, strange))
         print("  {:.2f}: {:.0%}, {:.0%}".format(width, *held))
+    print("\nasked as a plan of a new network is: usual date, 4,096 tokens, 16 bits")
+    unknown("each run left out", pairs, "run")
+    unknown("each organisation left out", pairs, "org")
     v3(catalog, widths["DeepSeek-V3"])
     if args.more:
         print(f"\n{args.more.name}, to which nothing was fitted")

@@ -261,11 +261,12 @@ def bring(
     Args:
         path: the tool's file or folder
         kind: wandb, trackio, mlflow, tensorboard, sacct or table; auto tells by the content
-        price: US dollars an hour of one device; the file's, or the catalog's, if not given
-        device: like h100, where the file does not say
-        count: devices of a run, where the file does not say
-        project: whose it is
-        purpose: what it was for
+        price: US dollars an hour of one device, of rows without a price; else the catalog's
+        device: like h100, of rows that name none and held a GPU
+        count: devices of a run, of rows that say none
+        project: whose it is, of rows that name none; else Slurm's account, MLflow's experiment
+            or Trackio's file
+        purpose: what it was for, of rows that neither a column nor a tag says it of
         timezone: of times without one, like Europe/Berlin
         gap: seconds without a sign of life that are not billed, where no end is recorded
         json: print data

@@ -3,7 +3,7 @@
 Half of an input's draws lie on either side of its value, densest there and none beyond low and
 high, so the median of a sum stays near the sum of the values. Inputs are drawn independently of
 each other: a sum of many comes out narrower than its corners, and than the truth where inputs move
-together. Each has a stream of its own, seeded by its name: adding one leaves the others' draws alone.
+together. Each has a stream of its own, seeded by its name: adding one leaves the others alone.
 Standard library only.
 """
 

@@ -100,7 +100,7 @@ def test_a_release_in_fp8_is_said_to_be_taken_for_training() -> None:
     plain = of(precision="bf16")
     assert (plain.precision, plain.usual) == ("bf16", "fp8") and not plain.said
     assert of(gpu="a100").usual == "bf16" and not of(gpu="a100").said
-    assert of(gpu="a100", precision="fp16").usual == "fp16"
+    assert of(gpu="a100", precision="fp16").usual == "bf16" and of(gpu="v100").usual == "fp16"
     assert of(layout="dp8 bf16", gpus=8).usual == "fp8"
 
 

@@ -134,6 +134,55 @@ def test_an_amendment_is_told_with_its_reason(
     assert found["price_per_hour"] == 3.0 and len(found["amendments"]) == 2
 
 
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_long_name_takes_no_column_from_the_money(
+    columns: int, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with Ledger(path) as ledger:
+        long = {"name": "n" * 85, "run": "/runs/" + "r" * 85, "status": "interrupted"}
+        ledger.add([row("long", purpose="pretrain", **long), row("wide", name="\u6df1" * 85)])
+    show_list(ledger=path)
+    heading, *lines = out(capsys).splitlines()
+    assert heading.split() == [*("id", "started,", "UTC", "name"), *heading.split()[4:]]
+    assert heading.split()[4:] == ["purpose", "status", "hours", "dollars"]
+    for key, end in (("long", "interrupted 1.0 $2.00"), ("wide", "done 1.0 $2.00")):
+        (line,) = (line for line in lines if line.startswith(external_id(key)[:8]))
+        assert " ".join(line.split()).endswith(end)
+        assert ("\u2026" in line) == (key == "wide" or columns < 200)
+    assert any("pretrain (final)" in line for line in lines)
+    assert any(line.startswith("8 rows, $16.00") for line in lines)
+
+
+def test_what_was_written_as_final_is_told_so(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    one = external_id("1")
+    amend(one, ["purpose=final", "project="], reason="was the run", ledger=path)
+    told = out(capsys)
+    assert "purpose: ablation -> pretrain (final)" in told and "project: p1 -> (none)" in told
+    show_one(one, ledger=path)
+    assert "pretrain (final), stage train" in out(capsys)
+    show_list(ledger=path, purpose="final")
+    told = out(capsys)
+    assert "pretrain (final)*" in told and "1 row, $2.00" in told
+    budget("final", "500", ledger=path)
+    assert "purpose pretrain (final)" in out(capsys)
+
+
+def test_energy_of_amended_seconds_is_not_passed_off(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger(path) as ledger:
+        ledger.add([row("e", seconds=1.02, joules=40.0)])
+    show_one(external_id("e"), ledger=path)
+    assert "recorded, not" not in out(capsys)
+    amend(external_id("e"), ["seconds=3600"], reason="clock", ledger=path)
+    show_one(external_id("e"), ledger=path)
+    assert "of the 1.0 s recorded, not of those amended" in " ".join(out(capsys).split())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "says"),
     [

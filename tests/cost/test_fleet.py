@@ -241,3 +241,23 @@ def test_a_fleet_without_rents_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text(re.sub(r"rent = \{.*", "", EXAMPLE.read_text()))
     assert owning.show(path) == 0
     assert "Give every pool a rent" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("text", ["0", "0.0"])
+def test_an_occupancy_of_nothing_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    shipped = EXAMPLE.read_text()
+    found = re.search(r"occupancy = \{ value = [\d.]+, low = [\d.]+", shipped)
+    assert found
+    path.write_text(shipped.replace(found[0], f"occupancy = {{ value = 0.5, low = {text}"))
+    with pytest.raises(CostError, match=r"occupancy' reaches 0.*above 0, like 0.8"):
+        load(path)
+
+
+def test_a_number_beyond_all_floats_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    count = re.search(r"count = \{ value = \d+", EXAMPLE.read_text())
+    assert count
+    path.write_text(EXAMPLE.read_text().replace(count[0], "count = { value = 1" + "0" * 400))
+    with pytest.raises(CostError, match=r"count' value is 10+\.\.\.; in GPUs it must be from 1"):
+        load(path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benthic.cost.bill import focus
 from benthic.cost.bill.bill import draw_up
-from benthic.cost.bill.focus import HEADER, House, show, write
+from benthic.cost.bill.focus import HEADER, LONGEST, House, show, write
 from benthic.cost.bill.focus_rules import COLUMNS, CROSS, MOST, validate
 from benthic.cost.bill.terms import EXAMPLE, Terms, load
 from benthic.cost.catalog.load import CostError
@@ -182,6 +182,17 @@ def test_the_mapping(ledger: Ledger) -> None:
     assert float(final["x_EnergyKilowattHours"]) == 1
     assert final["BillingPeriodStart"] == "2025-01-01T00:00:00Z"
     assert final["BillingCurrency"] == "USD" and final["ChargeClass"] == ""
+
+
+def test_no_cell_is_longer_than_a_text_may_be(ledger: Ledger) -> None:
+    names = ("run", "name", "device", "project", "user", "stage", "price_source")
+    for end in ("a", "b"):
+        ledger.add([row(end, **dict.fromkeys(names, "\u202e" * 100_000 + end))])
+    first, second = written(ledger)
+    assert all(len(cell) <= LONGEST for name, cell in first.items() if name != "Tags")
+    assert all(len(tag) <= LONGEST for tag in json.loads(first["Tags"]).values())
+    for name in ("ResourceId", "SkuId", "SkuPriceId", "SubAccountId"):
+        assert first[name] != second[name]
 
 
 def test_cells_never_start_a_formula(ledger: Ledger) -> None:

@@ -1,6 +1,7 @@
 """Imports of tables of one's own; prices, zones, durations, hostile cells, bytes of any kind."""
 
 import csv
+import re
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benthic.cost.bill.rows import show_list
 from benthic.cost.catalog.load import load
 from benthic.cost.imports import Found, RecordError, kinds, read
 from benthic.cost.imports.command import bring
@@ -136,7 +138,7 @@ def test_a_duration_written_out_is_read_back(seconds: int, form: int) -> None:
     assert span(text, "x") == seconds
 
 
-def test_the_price_is_the_callers_then_the_files_then_the_catalogs(tmp_path: Path) -> None:
+def test_the_price_is_the_files_then_the_callers_then_the_catalogs(tmp_path: Path) -> None:
     path = own(
         tmp_path,
         "a,2025-03-17,1,1,H100,2.5",
@@ -144,14 +146,127 @@ def test_the_price_is_the_callers_then_the_files_then_the_catalogs(tmp_path: Pat
         "c,2025-03-17,1,1,abacus,",
         header="run,started,hours,gpus,device,price",
     )
-    assert [e.price_per_hour for e in read(path, price=4, timezone="UTC").entries] == [4, 4, 4]
+    given = read(path, price=4, timezone="UTC")
+    assert [e.price_per_hour for e in given.entries] == [2.5, 4, 4]
+    assert [e.price_source for e in given.entries] == ["table file", "--price", "--price"]
     found = read(path, timezone="UTC")
     rent = load().rent("H100", "2025-03-17").value
     assert [e.price_per_hour for e in found.entries] == [2.5, rent, 0]
     assert found.entries[1].price_source.startswith("catalog: rent of H100-SXM at 2025-03-17")
     assert found.entries[2].note == "no price for this device"
     assert any("catalog's rents" in line for line in found.assumed)
-    assert any("count 0 dollars" in line for line in found.assumed)
+    assert found.assumed[0].startswith("1 row without a price counts 0 dollars (1 on abacus): ")
+
+
+def test_flags_fill_gaps_and_say_how_many(tmp_path: Path) -> None:
+    path = own(
+        tmp_path,
+        "a,2025-03-17,1,8,h100,2.5,moe,final",
+        "b,2025-03-17,1,,,,,",
+        "c,2025-03-17,1,0,,,,",
+        "d,2025-03-17,1,4,A100,2,rope,ablation",
+        header="run,started,hours,gpus,device,price,project,purpose",
+    )
+    flags = {"device": "a100", "count": 4, "price": 2.0, "project": "rope", "purpose": "ablation"}
+    found = read(path, timezone="UTC", **flags)  # type: ignore[arg-type]
+    assert [
+        (e.device, e.count, e.price_per_hour, e.project, e.purpose, e.gpus) for e in found.entries
+    ] == [
+        ("H100-SXM", 8, 2.5, "moe", "pretrain", 8),
+        ("A100-SXM4-80GB", 4, 2, "rope", "ablation", 4),
+        ("CPU", 1, 0, "rope", "ablation", 0),
+        ("A100-SXM4-80GB", 4, 2, "rope", "ablation", 4),
+    ]
+    bare = "was used for 1 row; 1 row says otherwise, which stands; 1 row held no GPU."
+    assert found.given == [
+        f"--device a100 {bare}",
+        f"--count 4 {bare}",
+        f"--price 2 {bare}",
+        "--project rope was used for 2 rows; 1 row says otherwise, which stands.",
+        "--purpose ablation was used for 2 rows; 1 row says otherwise, which stands.",
+    ]
+    assert not read(path, timezone="UTC").given
+    # Hours of devices are shared by those held: a row that held none is not divided by --count.
+    shared = own(
+        tmp_path, "a,2025-03-17,8,0", "b,2025-03-17,8,", header="run,started,gpu_hours,gpus"
+    )
+    assert [e.seconds / 3600 for e in read(shared, count=4, timezone="UTC").entries] == [8, 2]
+
+
+def test_a_device_without_rent_is_refused_as_a_flag_and_told_as_a_cell(tmp_path: Path) -> None:
+    path = own(tmp_path, "a,2025-03-17,1,1,h9000", "b,2025-03-17,1,1,h9000", "c,2025-03-17,1,1,")
+    for device, match in (
+        ("h9000", r"--device: no GPU is called 'h9000': did you mean H.*; or give --price"),
+        ("gh200", r"--device: no rent is known for GH200: give --price"),
+    ):
+        with pytest.raises(RecordError, match=match):
+            read(path, device=device, timezone="UTC")
+        priced = read(path, device=device, price=1.5, timezone="UTC")
+        assert [e.price_per_hour for e in priced.entries] == [1.5] * 3
+    assert read(path, device="cpu", timezone="UTC").entries[2].device == "cpu"
+    found = read(path, timezone="UTC")
+    assert [(e.device, e.price_per_hour) for e in found.entries[:2]] == [("h9000", 0)] * 2
+    assert found.assumed[0].startswith(
+        "3 rows without a price count 0 dollars (2 on h9000, 1 on a device not named): "
+    )
+
+
+def test_rows_without_a_name_are_known_by_their_figures(tmp_path: Path) -> None:
+    rows = (",,2025-03-17,3,1", ",,2025-03-17,4,1", ",,2025-03-17,4,2", ",,2025-03-17,4,2")
+    path = own(tmp_path, *rows, header="run,name,started,hours,gpus")
+    found = read(path, timezone="UTC")
+    assert [(e.seconds / 3600, e.count) for e in found.entries] == [(3, 1), (4, 1), (4, 2)]
+    assert len({e.run for e in found.entries}) == 3
+    assert any("Rows without a name are known by" in line for line in found.assumed)
+    assert "the record holds them twice" in found.left_out[0]
+    ends = own(tmp_path, ",2025-03-17,2025-03-18", ",2025-03-17,2025-03-19", header="run,start,end")
+    assert [e.seconds / 86400 for e in read(ends, timezone="UTC").entries] == [1, 2]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.add(found.entries) == (3, 0)
+        moved = [rows[2], rows[0], ",,2025-03-17,5,1"]
+        later = read(own(tmp_path, *moved, header="run,name,started,hours,gpus"), timezone="UTC")
+        assert ledger.add(later.entries) == (1, 2)
+        hours = own(tmp_path, ",2025-03-17,8", header="run,start,gpu_hours")
+        assert ledger.add(read(hours, timezone="UTC").entries) == (1, 0)
+        assert ledger.add(read(hours, count=4, timezone="UTC").entries) == (0, 1)
+
+
+def test_up_to_ten_bad_rows_are_told_at_once_and_nothing_is_added(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = [f"r{n},2025-03-17,soon,1,H100" for n in range(12)]
+    more = ["x,2025-03-17,1,1,H100,extra", "y,03/04/2025,1,1,H100"]
+    path = own(tmp_path, "ok,2025-03-17,1,1,H100", *more, *bad)
+    assert bring(path, ledger=tmp_path / "ledger.sqlite", timezone="UTC") == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "benthic: 14 records cannot be read, so none is taken:"
+    assert len(lines) == 11 and lines[10].strip() == "and 4 more."
+    assert "row 3 has 6 cells" in lines[0] and "row 4: '03/04/2025'" in lines[1]
+    assert all("is no duration" in line for line in lines[2:10])
+    # What ends the file is told beside what was wrong before it.
+    cut = own(tmp_path, "a,2025-03-17,soon,1,H100", "b\0,2025-03-17,1,1,H100")
+    with pytest.raises(RecordError, match=r"2 records cannot(.|\n)*no duration(.|\n)*is no text"):
+        read(cut, timezone="UTC")
+    assert not (tmp_path / "ledger.sqlite").exists()
+
+
+def test_what_a_second_import_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # 39.555 is a half cent above or below by the order of the sum; `cost list` says 39.56.
+    rows = ("a,2025-03-17,1,1,H100,9.905", "b,2025-03-18,1,1,H100,29.65")
+    path = own(tmp_path, *rows, header="run,started,hours,gpus,device,price")
+    ledger = tmp_path / "ledger.sqlite"
+    for start in ("2 rows added, 0 there already", "0 rows added, 2 there already"):
+        bring(path, ledger=ledger, timezone="UTC", price=7.0)
+        told = capsys.readouterr().out
+        assert told.startswith(f"own.csv: {start}. The file holds 2.0 device-hours, $39.5")
+        assert "by its own figures and the flags given." in told
+        assert "given: --price 7 was used for 0 rows; 2 rows say otherwise" in told
+    show_list(ledger=ledger)
+    listed = capsys.readouterr().out
+    assert re.findall(r"\$39\.\d+", listed)[-1] in told
+    alone = own(tmp_path, "z,2025-03-17,1,1,H100")
+    bring(alone, ledger=ledger, timezone="UTC")
+    assert ": 1 row added, 0 there already. " in capsys.readouterr().out
 
 
 def test_zones(tmp_path: Path) -> None:
@@ -191,6 +306,9 @@ def test_hours_that_clocks_skip_or_pass_twice(tmp_path: Path) -> None:
         ("run,started,hours", "a,2999-01-01,1", "not between 1990 and now"),
         ("run,started,hours", "a,2025-03-17,-1", "hours is -1, below 0"),
         ("run,started,hours", "a,2025-03-17,nan1", "is no duration"),
+        ("run;started;hours", "a;2025-03-17;1,5", "'1,5', with a decimal comma: write 1.5$"),
+        ("run;started;hours", "a;2025-03-17;1,500", "may part .*: write 1.500 or 1500$"),
+        ("run;started;hours;price", "a;2025-03-17;1;2,50", "price is '2,50', .*: write 2.50$"),
         ("run,started,hours", "a,2025-03-17,1e300", "not 0 to ten years"),
         ("run,started,duration", "a,2025-03-17,90", "without a unit"),
         ("run,started,ended", "a,2025-03-17,2025-03-16", "86,400 seconds before it started"),
@@ -249,6 +367,9 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", loop, Path("/dev/null"), tmp_path):
         with pytest.raises(RecordError):
             read(path)
+    for empty in ("", "\n \n", "[]"):
+        with pytest.raises(RecordError, match=r"/f is empty: export it again$"):
+            read(put(tmp_path / "f", empty))
     with pytest.raises(RecordError, match="UTF-8"):
         path = tmp_path / "utf16.csv"
         path.write_text("run,started,hours\na,2025-03-17,1\n", encoding="utf-16")

@@ -71,6 +71,7 @@ def test_mlflow_folder(tmp_path: Path) -> None:
     assert (first.project, first.note.split(";")[0]) == ("it's moe", "deleted in MLflow")
     assert (first.count, first.gpus, first.gpu_busy) == (2, 2, 0.75)
     assert len(found.left_out) == 1 and "have not ended" in found.left_out[0]
+    assert {e.project for e in read(tmp_path / "mlruns", project="moe").entries} == {"moe"}
     alone = read(tmp_path / "mlruns" / "42" / "bb")
     assert one(alone).external == found.entries[1].external
     assert one(alone).project == "it's moe"
@@ -218,6 +219,7 @@ def test_trackio_bills_contiguous_pieces(tmp_path: Path) -> None:
     first = found.entries[0]
     assert (first.started, first.count, first.gpu_busy) == (START + 0.25, 2, 0.75)
     assert (first.project, first.user, first.purpose) == ("moe", "ada", "evaluation")
+    assert {e.project for e in read(path, project="rope").entries} == {"rope"}
     assert any("no sign of life for 1.8 h" in line for line in found.assumed)
     copy = tmp_path / "copy" / "renamed.db"
     copy.parent.mkdir()

@@ -1,23 +1,15 @@
-"""Imports of Slurm's sacct and of Weights & Biases, its exports and its folders."""
+"""Imports of Slurm's sacct: allocations, energy, requeued jobs."""
 
-import json
-import os
-import time
 from pathlib import Path
 
 import pytest
 
 from benthic.cost.imports import Found, RecordError, read
-from benthic.cost.imports.command import bring
-from benthic.cost.ledger.ledger import Entry, Ledger
+from benthic.cost.ledger.ledger import Entry
 
 SACCT = (
     "JobID|JobName|User|Account|Partition|State|ElapsedRaw|Start|End|AllocTRES|AllocCPUS|"
     "ConsumedEnergyRaw|ExitCode\n"
-)
-WANDB = (
-    '"Name","ID","State","Notes","User","Tags","Created","Runtime","Sweep","GPU Count","GPU Type",'
-    '"name"\n'
 )
 
 
@@ -80,11 +72,61 @@ def test_slurm_bills_allocations_once(tmp_path: Path) -> None:
     assert len({e.external for e in found.entries}) == len(found.entries)
 
 
-def test_slurm_price_is_of_gpus(tmp_path: Path) -> None:
-    path = slurm(tmp_path, job("1"), job("2", tres="cpu=16,node=1"))
-    assert [e.price_per_hour for e in read(path, price=2).entries] == [2, 0]
-    assert [e.count for e in read(path, count=4).entries] == [4, 4]
-    assert [e.price_per_hour for e in read(path, price=0.04, device="core").entries] == [0.04] * 2
+def test_slurm_jobs_keep_what_they_say(tmp_path: Path) -> None:
+    path = slurm(
+        tmp_path,
+        job("1", tres="cpu=4,gres/gpu:a100=4,gres/gpu=4,node=1"),
+        job("2", tres="cpu=16,node=1"),
+        job("3", tres="cpu=16,gres/gpu=2,node=1"),
+    )
+    found = read(path, price=2, device="h100", count=8, project="moe")
+    assert [(e.device, e.count, e.price_per_hour, e.project) for e in found.entries] == [
+        ("A100-SXM4-80GB", 4, 2, "moe"),
+        ("CPU", 1, 0, "moe"),
+        ("H100-SXM", 2, 2, "moe"),
+    ]
+    assert found.given[0] == (
+        "--device h100 was used for 1 row; 1 row says otherwise, which stands; 1 row held no GPU."
+    )
+    assert found.assumed[0].startswith("1 row held no GPU and counts 0 dollars")
+    assert {e.project for e in read(path).entries} == {"lab"}
+
+
+@pytest.mark.parametrize(
+    ("own", "steps", "joules"),
+    [
+        ("5000", {"batch": "9", "extern": "8"}, 5000),
+        ("", {"batch": "4580", "extern": "4580", "0": "4570"}, 4580),
+        ("0", {"batch": "900", "extern": "4000", "0": "1500", "1": "1600"}, 4000),
+        ("", {"batch": "900", "extern": "", "0": "1500", "1": "1600"}, 3100),
+        ("", {"batch": "4000", "extern": "0", "0": "1500", "1": "1600"}, 4000),
+        ("18446744073709551614", {"batch": "700", "0": "18446744073709551614"}, 700),
+        ("", {"batch": ""}, 0),
+    ],
+)
+def test_energy_of_a_job_without_is_that_of_its_steps(
+    own: str, steps: dict[str, str], joules: float, tmp_path: Path
+) -> None:
+    rows = [job("7").replace("|96||", f"|96|{own}|")]
+    rows += [job(f"7.{name}").replace("|96||", f"|96|{text}|") for name, text in steps.items()]
+    for order in (rows, rows[::-1]):
+        entry = one(read(slurm(tmp_path, *order), timezone="UTC"))
+        assert entry.joules == joules
+        of_steps = " of its steps" if own != "5000" else ""
+        source = f"Slurm: ConsumedEnergyRaw{of_steps}, of whole nodes" if joules else "not known"
+        assert entry.energy_source == source
+
+
+def test_steps_belong_to_the_start_of_their_job(tmp_path: Path) -> None:
+    rows = [
+        job("7", state="REQUEUED").replace("T10:", "T08:").replace("T11:", "T09:"),
+        job("7"),
+        job("7.batch").replace("T10:00:00", "T08:00:01").replace("|96||", "|96|100|"),
+        job("7.batch").replace("T10:00:00", "T10:00:01").replace("|96||", "|96|300|"),
+    ]
+    for order in (rows, rows[::-1]):
+        found = read(slurm(tmp_path, *order), timezone="UTC")
+        assert {e.status: e.joules for e in found.entries} == {"interrupted": 100, "done": 300}
 
 
 def test_slurm_does_not_quote(tmp_path: Path) -> None:
@@ -118,6 +160,7 @@ def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
         ("JobID           JobName  Partition\n------- ----- ----\n", "--parsable2"),
         (SACCT + job(seconds="soon"), "is no duration"),
         (SACCT + job("").lstrip(), "has no JobID"),
+        (f"{SACCT}{job(seconds='soon')}\n{job('')}", r"2 records cannot(.|\n)*no JobID(.|\n)*soon"),
     ],
 )
 def test_bad_sacct_is_one_sentence(tmp_path: Path, text: str, match: str) -> None:
@@ -149,135 +192,3 @@ def test_slurm_rows_have_one_key_whatever_the_columns(tmp_path: Path) -> None:
     text = "JobIDRaw|AllocTRES|State|ElapsedRaw|Start\n12|gres/gpu=1|COMPLETED|60|2025-03-17\n"
     found = read(put(tmp_path / "s.txt", text), timezone="UTC")
     assert any("JobIDRaw" in line for line in found.assumed)
-
-
-def test_secrets_of_a_file_are_not_kept(tmp_path: Path) -> None:
-    text = (
-        "JobID|State|ElapsedRaw|Start|AllocTRES|SubmitLine\n1|COMPLETED|60|2025-03-17|gres/gpu=1|"
-        "sbatch --export=ALL,WANDB_API_KEY=s3cr3t j.sh\n"
-    )
-    entry = one(read(put(tmp_path / "s.txt", text), timezone="UTC"))
-    assert entry.command == "sbatch --export=ALL,WANDB_API_KEY=*** j.sh"
-    files = folder(tmp_path, "x", {"startedAt": "2025-03-17T10:00:00", "program": "t.py"}, {})
-    args = ["--data", "https://u:s3cr3t@h/x", "--max-tokens=512", "hf_abcdefghijklmnopqrst"]
-    meta = {"startedAt": "2025-03-17T10:00:00", "program": "t.py", "args": args}
-    put(files / "wandb-metadata.json", json.dumps(meta))
-    put(files / "wandb-summary.json", '{"_wandb": {"runtime": 60}}')
-    kept = one(read(files.parent)).command
-    assert "s3cr3t" not in kept and "hf_" not in kept and "--max-tokens=512" in kept
-    rows = "run,started,hours,note\na,2025-03-17,1,password: s3cr3t\n"
-    assert one(read(put(tmp_path / "t.csv", rows), timezone="UTC")).note.startswith("password: ***")
-
-
-def test_wandb_without_id_does_not_double(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ',"finished","2025-03-17T10:00:00.000Z","3600"\n'
-    bare = put(tmp_path / "b.csv", f'"Name","State","Created","Runtime"\n"base"{line}')
-    full = put(tmp_path / "f.csv", f'"Name","ID","State","Created","Runtime"\n"base","abc"{line}')
-    assert any("Without the column ID" in told for told in read(bare).assumed)
-    assert not any("ID" in told for told in read(full).assumed)
-    for place, (first, then) in enumerate(((bare, full), (full, bare))):
-        path = tmp_path / f"{place}.sqlite"
-        bring(first, ledger=path)
-        capsys.readouterr()
-        bring(then, ledger=path)
-        told = capsys.readouterr().out
-        assert "0 rows added, 1 there already" in told and "without ID" in told
-    others = put(tmp_path / "o.csv", f'"Name","ID","State","Created","Runtime"\n"base","xyz"{line}')
-    path = tmp_path / "full.sqlite"
-    bring(full, ledger=path)
-    bring(others, ledger=path)
-    with Ledger(path) as ledger:
-        assert {row.run for row in ledger.query()} == {"wandb:abc", "wandb:xyz"}
-
-
-def test_wandb_export(tmp_path: Path) -> None:
-    rows = (
-        '"base","abc1","finished","-","ada","final","2025-03-17T10:00:00.000Z","3600","","8",'
-        '"NVIDIA H100 80GB HBM3","in the config"\n'
-        '"try","abc2","crashed","","ada","","2025-03-17T10:00:00.000Z","60","sw1","8","",""\n'
-        '"off","abc3","killed","","bob","a, eval","2025-03-17T10:00:00.000Z","1h 1m","","","",""\n'
-        '"now","abc4","running","","bob","","2025-03-17T10:00:00.000Z","60","","","",""\n'
-    )
-    found = read(put(tmp_path / "w.csv", WANDB + rows), price=2)
-    assert [(e.name, e.status, e.purpose, e.seconds) for e in found.entries] == [
-        ("base", "done", "pretrain", 3600),
-        ("try", "failed", "ablation", 60),
-        ("off", "interrupted", "evaluation", 3660),
-    ]
-    assert found.entries[0].device == "H100-SXM" and found.entries[0].count == 8
-    assert found.left_out == ["1 left out, they have not ended (now): export again when they have."]
-    bad = put(tmp_path / "b.csv", WANDB.replace('"Runtime"', '"Steps"') + rows)
-    with pytest.raises(RecordError, match="no column 'Runtime'"):
-        read(bad, kind="wandb")
-
-
-def test_wandb_rows_of_the_api_have_the_key_of_the_export(tmp_path: Path) -> None:
-    rows = [
-        {
-            "id": "abc1",
-            "display_name": "base",
-            "state": "failed",
-            "created_at": "2025-03-17T10:00:00",
-            "summary": {"_runtime": 3600.5, "_wandb": {"runtime": 3600}},
-            "user": {"username": "ada"},
-            "tags": ["rl"],
-        }
-    ]
-    entry = one(read(put(tmp_path / "w.json", json.dumps(rows))))
-    assert (entry.seconds, entry.user, entry.purpose, entry.status) == (3600, "ada", "rl", "failed")
-    text = WANDB + '"base","abc1","failed","","","","2025-03-17T10:00:00.000Z","3600","","","",""\n'
-    assert entry.external == one(read(put(tmp_path / "w.csv", text))).external
-
-
-def folder(root: Path, run: str, meta: dict[str, object], summary: object) -> Path:
-    files = root / "wandb" / f"run-20250317_110000-{run}" / "files"
-    put(files / "wandb-metadata.json", json.dumps(meta))
-    put(files / "wandb-summary.json", json.dumps(summary))
-    return files
-
-
-def test_wandb_folders(tmp_path: Path) -> None:
-    meta = {"startedAt": "2025-03-17T10:00:00.123456", "gpu": "NVIDIA H100 80GB HBM3"}
-    meta |= {"gpu_count": 8, "username": "ada", "host": "n1", "program": "t.py"}
-    folder(
-        tmp_path, "one", meta | {"args": ["--api_key=s3", "--lr", "1"]}, {"_wandb": {"runtime": 60}}
-    )
-    folder(tmp_path, "two", meta, {"_runtime": 30.5, "_timestamp": 1742205630.5})
-    folder(tmp_path, "three", meta, {"loss": 1})
-    (tmp_path / "wandb" / "latest-run").symlink_to(tmp_path / "wandb")
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
-    folder(tmp_path, "four", meta | {"startedAt": started}, {"_runtime": 50})
-    found = read(tmp_path / "wandb", timezone="Asia/Tokyo")  # its own times are UTC
-    assert [(e.name, e.seconds, e.status) for e in found.entries] == [
-        ("one", 60, "done"),
-        ("two", 30.5, "interrupted"),
-    ]
-    first = found.entries[0]
-    assert (first.started, first.count, first.host) == (1742205600.123456, 8, "n1")
-    assert first.command == "t.py '--api_key=***' --lr 1"
-    assert len(found.left_out) == 2 and any("may still run" in line for line in found.left_out)
-    copy = tmp_path / "elsewhere"
-    os.rename(tmp_path / "wandb" / "run-20250317_110000-one", copy)
-    assert len(read(tmp_path / "wandb").entries) == 1
-
-
-@pytest.mark.parametrize(
-    ("meta", "summary", "match"),
-    [
-        ("[1]", "{}", "is not a JSON object"),
-        ("{", "{}", "is not valid JSON"),
-        ("[" * 100_000, "{}", "is not valid JSON"),
-        ('{"startedAt": "soon"}', '{"_runtime": 1}', "is no time"),
-        ('{"startedAt": "2025-03-17T10:00:00"}', '{"_runtime": NaN}', "nan seconds"),
-        ('{"startedAt": "2025-03-17T10:00:00"}', '{"_runtime": -5}', "below 0"),
-        ('{"startedAt": "2025-03-17T10:00:00"}', '{"_runtime": 1e12}', "ten years"),
-    ],
-)
-def test_bad_wandb_folders(tmp_path: Path, meta: str, summary: str, match: str) -> None:
-    files = folder(tmp_path, "x", {}, {})
-    put(files / "wandb-metadata.json", meta)
-    put(files / "wandb-summary.json", summary)
-    with pytest.raises(RecordError, match=match):
-        read(tmp_path)

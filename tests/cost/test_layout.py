@@ -176,7 +176,7 @@ def test_machines_that_cannot_be_are_refused(gpus: int) -> None:
 @given(st.integers(1, 100_000), st.sampled_from([V3, DENSE]), st.sampled_from([0, 8192, 131072]))
 def test_candidates_divide_and_stay_few(gpus: int, network: Shape, seq: int) -> None:
     found = list(candidates(network, gpus, 8, seq=seq))
-    assert 0 < len(found) < 5000
+    assert 0 < len(found) < 50_000
     assert len(set(found)) == len(found)
     for layout in found[:: max(1, len(found) // 20)]:
         layout.check(network, gpus, 8)

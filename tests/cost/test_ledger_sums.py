@@ -51,9 +51,9 @@ def seconds(ledger: Ledger) -> dict[str, float]:
 
 
 def test_a_reservation_keeps_what_nobody_used(ledger: Ledger) -> None:
-    """Of 8 devices for an hour: half of them for half of it, and all of them for ten minutes."""
+    """Of 8 devices for an hour: half of them for half of it, then all of them for ten minutes."""
     half = inside("half", seconds=1800.0, heartbeat=1800.0, ended=1800.0, count=4)
-    whole = inside("whole", seconds=600.0, heartbeat=600.0, ended=600.0)
+    whole = inside("whole", seconds=600.0, started=2000.0, heartbeat=2600.0, ended=2600.0)
     ledger.add([IDLE, half, whole])
     (idle,) = ledger.groups((), purpose="idle")
     assert idle.seconds == idle.seconds_kept == 3600 - 1800 / 2 - 600
@@ -309,6 +309,19 @@ def _dearest(rows: list[Billed]) -> tuple[dict[str, Any], int]:
 def _runs(groups: list[Group], count: int) -> tuple[dict[str, list[float]], int]:
     names = ("rows", "dollars", "device_seconds", "tokens")
     return {g.key["run"]: [getattr(g, name) for name in names] for g in groups}, count
+
+
+def test_idle_hours_stay_idle_beside_work_that_claims_the_same_devices(ledger: Ledger) -> None:
+    """Two runs on all 8 for the same half hour, a third on 2 of them in the middle of it."""
+    times = {"seconds": 1800.0, "heartbeat": 1800.0, "ended": 1800.0}
+    third = {"seconds": 900.0, "started": 450.0, "heartbeat": 1350.0, "ended": 1350.0, "count": 2}
+    ledger.add([IDLE, inside("a", **times), inside("b", **times), inside("c", **third)])
+    (idle,) = ledger.groups((), purpose="idle")
+    assert idle.seconds == pytest.approx(1800.0)
+    found = {row.external: row.seconds_billable * row.count / 8 for row in ledger.query()}
+    assert found["a"] == found["b"] == pytest.approx(900 / 2 + 900 / 2.25)
+    assert found["c"] == pytest.approx(900 * 0.25 / 2.25)
+    assert ledger.groups()[0].dollars == pytest.approx(16.0)
 
 
 def test_rows_can_be_read_while_sums_are_asked_for(ledger: Ledger) -> None:

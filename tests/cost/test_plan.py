@@ -156,8 +156,11 @@ def test_a_network_that_does_not_fit_says_how_many_gpus_do() -> None:
         plan(question, CATALOG)
     with pytest.raises(CostError, match="the nearest layout that does"):
         plan(replace(question, layout=parse("dp1 tp8 pp1 ep3")), CATALOG)
-    with pytest.raises(CostError, match="set --count 8 or another dp"):
+    with pytest.raises(CostError, match=r"does is 'dp16', or set --count 8$"):
         plan(replace(question, gpus=16), CATALOG)
+    odd = replace(question, gpus=64, layout=parse("tp7 dp9"))
+    with pytest.raises(CostError, match=r"is 'dp8 tp8'$"):  # 63 would not divide either
+        plan(odd, CATALOG)
 
 
 def test_a_budget_takes_as_many_gpus_as_hold_the_network() -> None:
@@ -172,11 +175,18 @@ def test_a_measured_pace_takes_the_place_of_published_runs() -> None:
     one = planned(replace(SMALL, pace=20_000.0))
     assert one.pace.p50 == pytest.approx(20_000 * one.good.useful, rel=1e-3)
     assert one.practice.leans_on == []
-    assert any("calibrated by your 2e+04" in note for note in one.assumptions)
+    assert any("calibrated by your 20,000 tokens/s a GPU, " in note for note in one.assumptions)
     text = str(plan_page.story(one, CATALOG))
     assert "your measurement" in text and "most alike" not in text
+    usual = planned(SMALL)
+    rate = usual.pace.p50 / usual.good.useful
+    off = f"{abs(20_000 / rate - 1):.0%} {'above' if rate < 20_000 else 'below'} the {rate:,.0f}"
+    assert any(off in note for note in one.assumptions)
+    most = usual.gpu.peak / usual.mfu.p50 / (usual.gpu.peak / usual.pace.p50)  # at an MFU of one
     with pytest.raises(CostError, match="divide by the number of GPUs"):
-        plan(replace(SMALL, pace=1e7), CATALOG)
+        plan(replace(SMALL, pace=1.01 * most), CATALOG)
+    assert "large products alone" in str(plan(replace(SMALL, pace=0.9 * most), CATALOG).assumptions)
+    assert "large products alone" not in str(one.assumptions)
 
 
 ENERGY = {"megawatt_hours", "energy_dollars"}

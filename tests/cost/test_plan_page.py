@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from benthic.cost.catalog.load import Catalog, Figure
-from benthic.cost.page import digits
 from benthic.cost.planner import plan_page, plan_tables
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
@@ -35,7 +34,7 @@ def test_the_page_says_what_the_plan_says() -> None:
     one = planned(V3)
     low, high = (f"{end:.2f} s" for end in (one.step.total.low, one.step.total.high))
     assert f"A clean step takes {low} to {high}" in text
-    assert f", x {digits(one.practice.factor, 2)}, by what real runs took" in text
+    assert f", x {one.practice.factor:.2f}, by what real runs took" in text
     assert "leave only" not in page.verdict
     table = page.sections[2].blocks[0]
     shares = [row[2] for row in table.rows[:-1]]  # type: ignore[union-attr]

@@ -86,7 +86,7 @@ def test_steps_are_the_networks_own_ideas(name: str, gpu: str, gpus: int, ideas:
     assert [stage.idea for stage in found[1:]] == ideas
     assert found[0].idea.startswith(PLAIN)
     for stage in found:
-        assert stage.hours > 0 and stage.dollars == stage.hours * stage.plan.rent.value
+        assert stage.hours > 0 and stage.dollars == stage.hours * found[-1].plan.price
         assert stage.served.gpus and stage.served.batch >= 1 and stage.price > 0
     assert found[-1].plan.gpu_hours.p50 == pytest.approx(found[-1].hours, rel=0.01)
 

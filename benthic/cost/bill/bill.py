@@ -15,12 +15,15 @@ over nothing. Amounts are floats; `rounded` writes them so that the steps add up
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
+from math import fsum
 from typing import Any, cast
 
 from benthic.cost.bill.plans import Held, held
 from benthic.cost.bill.terms import Terms, people_cost, price_range, with_days
+from benthic.cost.bill.words import decimal, nearest, run_label
 from benthic.cost.catalog.load import CostError, Figure
-from benthic.cost.ledger.entries import Billed, Filters, Group, label
+from benthic.cost.ledger.entries import Billed, Filters, Group
 from benthic.cost.ledger.ledger import Ledger
 from benthic.cost.network.units import duration
 from benthic.cost.spread import Spread, Swing
@@ -36,7 +39,7 @@ EXACT = 100_000  # rows up to which sources of energy are summed, which reads th
 SAMPLE = 1_000  # newest rows that are looked at beyond
 _DAY = 86_400.0
 _KEYS = ("purpose", "status", "project", "user", "device", "price_per_hour", "price_source")
-_TRIVIAL = 1e-9  # dollars below which a headline is no measure for anything
+_TRIVIAL = 1e-9  # of a dollar, and of the full cost: a headline below either measures nothing
 
 
 @dataclass
@@ -89,7 +92,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return label("", self.run)
+        return run_label(self.run)
 
 
 @dataclass
@@ -102,6 +105,10 @@ class Energy:
     sources: dict[str, int] = field(default_factory=dict)
     """rows by what they say of themselves"""
     sampled: bool = False
+    hours: float = 0.0
+    """device-hours that have an energy; nothing is counted where rows were only looked at"""
+    amended: int = 0
+    """rows whose seconds were amended: they keep the energy of the recorded ones"""
 
 
 @dataclass(kw_only=True)
@@ -176,13 +183,24 @@ class Bill:
 
 
 def rounded(amounts: Iterable[float], places: int) -> list[float]:
-    """Amounts rounded so that they add up to their rounded sum, each off by one place at most."""
-    level, shown, out = 0.0, 0.0, []
-    for amount in amounts:
-        level += amount
-        out.append(round(round(level, places) - shown, places))
-        shown = round(level, places)
-    return out
+    """Amounts rounded so that they add up to their rounded sum, each off by one place at most.
+
+    As few as can be are moved off their nearest, those nearest to a half, and never the first: so
+    an amount is the same in nearly every column that it stands in.
+    """
+    given = list(amounts)
+    shown = [nearest(amount, places) for amount in given]
+    missing = nearest(fsum(given), places) - sum(shown)
+    unit = Decimal(1).scaleb(-places).copy_sign(missing)
+    moved = sorted(range(1, len(given)), key=lambda i: unit * (shown[i] - decimal(given[i])))
+    for i in moved[: int(missing / unit)]:
+        shown[i] += unit
+    return [float(amount) for amount in shown]
+
+
+def purpose_name(purpose: str) -> str:
+    """A purpose as people read it, who may have written "final"."""
+    return f"{purpose} (final)" if purpose in FINAL else purpose
 
 
 def moment(text: str | None, now: float) -> float | None:
@@ -211,7 +229,7 @@ def draw_up(ledger: Ledger, terms: Terms | None = None, **filters: Any) -> Bill:
     """The bill of the rows that pass `filters`; raises LedgerError, ValueError."""
     given = cast(Filters, {name: value for name, value in filters.items() if value is not None})
     bill = Bill(ledger=str(ledger.path), filters=given, terms=terms or Terms())
-    with ledger.one_moment(**given):
+    with ledger.one_moment(given):
         _read(bill, ledger, given)
     bill.terms = with_days(bill.terms, (bill.ended - bill.started) / _DAY)
     inputs = bill.terms.inputs
@@ -360,6 +378,19 @@ def _energy_sources(bill: Bill, ledger: Ledger, filters: Filters) -> None:
             energy.kinds[kind] = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
             if group.joules:
                 energy.sources[source] = group.rows
+                energy.hours += group.device_seconds / 3600
+        _amended_energy(bill, ledger, filters)
         return
     energy.sampled = True
     energy.sources = ledger.energy_sources(SAMPLE, **filters)
+
+
+def _amended_energy(bill: Bill, ledger: Ledger, filters: Filters) -> None:
+    """Of rows whose seconds were amended the energy is known for the recorded ones alone."""
+    ids = {one.entry for one in ledger.amendments() if one.field == "seconds"}
+    chosen: Filters = {**filters, "ids": sorted(ids)}
+    for row in ledger.query(**chosen) if ids else ():
+        if row.joules and row.seconds != row.seconds_recorded:
+            bill.energy.amended += 1
+            unknown = max(0.0, 1 - row.seconds_recorded / row.seconds) if row.seconds else 0.0
+            bill.energy.hours -= unknown * row.seconds_billable * row.count / 3600

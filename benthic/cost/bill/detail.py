@@ -1,28 +1,44 @@
 """The bill's smaller sections: plans, idle time, energy, how sure it is, prices and assumptions."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from benthic.cost.bill.bill import Bill
-from benthic.cost.bill.terms import ASSUMED
-from benthic.cost.bill.words import Write, between, ends, hours, kwh, places, short
+from benthic.cost.bill.bill import Bill, Price, rounded
+from benthic.cost.bill.terms import ALL, ASSUMED
+from benthic.cost.bill.words import (
+    Write,
+    between,
+    dollars,
+    ends,
+    hours,
+    kwh,
+    places,
+    row_word,
+    short,
+)
 from benthic.cost.page import Drawing, Points, Prose, Section, Table, bars, digits, share
 
 Blocks = list[Table | Prose | Points | Drawing]
 PRICES = 6  # prices told
 COUNTERS = {"nvml", "rapl"}
+_APART = 0.03  # of a figure, from which on its P50 is not seen as the same
+UNKNOWN = ("not recorded", "not known")  # what rows without an energy say of its source
+_DATE = re.compile(r"\b\d{4}-\d{2}(?:-\d{2})?\b", re.ASCII)
 
 
-def plans(bill: Bill, write: Write) -> Section:
+def plans(bill: Bill) -> Section:
     rows = []
     for held in bill.plans:
-        paid = held.quantity == "dollars"
-        show, planned = write if paid else hours, held.planned
+        paid, planned = held.quantity == "dollars", held.planned
+        show = dollars(planned.p90) if paid else hours
+        metered = dollars(held.metered) if paid else hours
         rows.append(
             (
                 f"{short(held.name, 22)}, {'dollars' if paid else 'hours'}",
                 f"{show(planned.p10)} - {show(planned.p90)}",
                 show(planned.p50),
-                show(held.metered),
+                metered(held.metered),
                 held.verdict,
             )
         )
@@ -72,15 +88,33 @@ def energy(bill: Bill) -> Section:
         for kind, (joules, low, high) in sorted(energy.kinds.items(), key=lambda k: -k[1][0])
         if joules
     ]
-    rows.append(("all of it", kwh(energy.joules), between(energy.low, energy.high, "")))
+    part = energy_part(bill)
+    name = f"known for {part}" if part else "all of it"
+    rows.append((name, kwh(energy.joules), between(energy.low, energy.high, "")))
     if energy.sampled:
         told = sorted(_kinds(energy.sources).items(), key=lambda item: -item[1])
         note = "Sources, by the newest rows: " + ", ".join(f"{k} {n:,}" for k, n in told) + "."
     else:
         note = "Its price is part of the rent, not added to it."
+    if energy.amended:
+        note += (
+            f" {energy.amended:,} {row_word(energy.amended)} with amended seconds: the energy is "
+            "that of the seconds recorded."
+        )
     columns = ("source", "energy", "least - most")
     table = Table(columns=columns, right=columns[1:], rows=rows, total=True, note=note)
     return Section(title="Energy", blocks=[table])
+
+
+def energy_part(bill: Bill) -> str:
+    """What the energy is known for, where that is not all."""
+    energy, whole = bill.energy, hours(bill.metered.hours)
+    if not energy.sampled:
+        known = hours(max(0.0, energy.hours))
+        return f"{known} of {whole} device-hours" if known != whole else ""
+    kinds = _kinds(energy.sources)
+    looked, blind = sum(kinds.values()), sum(kinds.get(kind, 0) for kind in UNKNOWN)
+    return f"{looked - blind:,} of the newest {looked:,} rows" if blind else ""
 
 
 def _unspanned(kind: str) -> str:
@@ -100,7 +134,10 @@ def sure(bill: Bill, write: Write, drawn: bool) -> Section:
         "headline": ("headline", write),
         "full": ("everything", write),
         "ratio": ("times", lambda value: digits(value, 3)),
-        "energy": ("energy", lambda value: kwh(3.6e6 * value)),
+        "energy": (
+            "energy, where known" if energy_part(bill) else "energy",
+            lambda value: kwh(3.6e6 * value),
+        ),
     }
     rows = [
         (name, show(found.p10), show(found.p50), show(found.p90))
@@ -114,6 +151,7 @@ def sure(bill: Bill, write: Write, drawn: bool) -> Section:
         return Section(title=title, blocks=[Prose(text=text)])
     columns = ("", "P10", "P50", "P90")
     note = "Four of five draws from the inputs' ranges lie between P10 and P90."
+    note += _skewed(bill)
     blocks: Blocks = [Table(columns=columns, right=columns[1:], rows=rows, note=note)]
     swings = bill.swings[:8]
     if drawn and swings:
@@ -135,6 +173,21 @@ def sure(bill: Bill, write: Write, drawn: bool) -> Section:
     return Section(title=title, blocks=blocks)
 
 
+def _skewed(bill: Bill) -> str:
+    """Why the median of a sum is not the sum of the values, where that is to be seen."""
+    figures = {"headline": bill.headline.dollars, "full": bill.full}
+    apart = {key: bill.spread[key].p50 - figure for key, figure in figures.items()}
+    seen = [key for key, figure in figures.items() if abs(apart[key]) > _APART * figure]
+    if not seen:
+        return ""
+    names = " and ".join("everything" if key == "full" else key for key in seen)
+    far, near = ("above", "below") if apart[seen[0]] > 0 else ("below", "above")
+    return (
+        f" P50 of {names} lies {far} the bill's own figure since ranges reach further {far} their "
+        f"values than {near} them, and several such add up."
+    )
+
+
 def _input(key: str) -> str:
     group, _, rest = key.partition(".")
     words = {"rates": "an hour of", "price": "price of", "costs": ""}
@@ -143,20 +196,22 @@ def _input(key: str) -> str:
 
 def prices(bill: Bill, write: Write, drawn: bool) -> Section:
     rows = []
-    shown = bill.prices[:PRICES]
-    for price in shown:
-        low, high = price.low, price.high
+    found = _undated(bill.prices)
+    amounts = rounded((alike.dollars for alike in found), places(bill.full))
+    shown = list(zip(found, amounts, strict=True))[:PRICES]
+    for alike, amount in shown:
+        low, high = alike.price.low, alike.price.high
         spanned = f" ({low:g} to {high:g})" if low < high else ""
         rows.append(
             (
-                short(price.device, 24),
-                f"${price.price:g}{spanned}",
-                hours(price.hours),
-                write(price.hours * price.price),
-                short(price.source or "not given", 160),
+                short(alike.price.device, 24),
+                f"${alike.price.price:g}{spanned}",
+                hours(alike.hours),
+                write(amount),
+                short(alike.source or "not given", 160),
             )
         )
-    more = len(bill.prices) - len(shown)
+    more = len(found) - len(shown)
     columns = ("device", "$/h", "hours", "dollars", "source of the price")
     table = Table(
         columns=columns,
@@ -169,6 +224,38 @@ def prices(bill: Bill, write: Write, drawn: bool) -> Section:
     if bill.terms.inputs:
         blocks.append(_given(bill, drawn))
     return Section(title="Prices and sources", blocks=blocks)
+
+
+@dataclass
+class _Alike:
+    """Prices of one device that differ in nothing but the dates in their sources."""
+
+    price: Price
+    dates: set[str]
+    hours: float = 0.0
+    dollars: float = 0.0
+
+    @property
+    def source(self) -> str:
+        first, last = min(self.dates, default=""), max(self.dates, default="")
+        if first == last:
+            return self.price.source
+        return _DATE.sub(f"{first} to {last}", self.price.source, count=1)
+
+
+def _undated(found: Sequence[Price]) -> list[_Alike]:
+    """The dearest first. Sources with several dates, or people's own words, are left as they are"""
+    alike: dict[tuple[str, float, float, float, str], _Alike] = {}
+    for price in found:
+        dates = _DATE.findall(price.source) if price.source.startswith("catalog: ") else []
+        dates = dates if len(dates) == 1 else []
+        kind = _DATE.sub("", price.source) if dates else price.source
+        key = price.device, price.price, price.low, price.high, kind
+        group = alike.setdefault(key, _Alike(price, set()))
+        group.dates |= set(dates)
+        group.hours += price.hours
+        group.dollars += price.hours * price.price
+    return sorted(alike.values(), key=lambda group: -group.dollars)
 
 
 def _given(bill: Bill, drawn: bool) -> Table | Points:
@@ -212,11 +299,16 @@ def assumed(bill: Bill) -> Section:
                 "your own in.",
             )
         )
-    free = sum(price.hours for price in bill.prices if not price.price)
-    if free:
+    free = [price for price in bill.prices if not price.price]
+    owned = sum(p.headline_hours for p in free if bill.terms.rate(p.device))
+    unpaid = sum(p.hours for p in free if not bill.terms.rate(p.device))
+    if unpaid:
         items.append(
-            ("without a price", f"{hours(free)} device-hours count $0: amend price_per_hour.")
+            ("without a price", f"{hours(unpaid)} device-hours count $0: amend price_per_hour.")
         )
+    if owned:
+        text = f"{hours(owned)} device-hours count $0 in the headline, and the owner's rate in all."
+        items.append(("no ledger's price", text))
     if bill.shared_hours > 1e-3 * bill.metered.hours:
         items.append(
             (
@@ -234,6 +326,9 @@ def assumed(bill: Bill) -> Section:
                 "difference is a step.",
             )
         )
+    if any(bill.terms.rate(price.device) == f"rates.{ALL}" for price in bill.prices):
+        text = "counts for every device without a rate of its own, processors that work alone, too."
+        items.append((f"rate '{ALL}'", text))
     if bill.people or bill.costs:
         items.append(
             ("people, other costs", "are of the file as it stands, whatever rows were chosen.")

@@ -20,16 +20,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from benthic.cost.bill.bill import FINAL, LOST, ended_attempts, moment
 from benthic.cost.bill.focus_rules import COLUMNS, validate
 from benthic.cost.bill.terms import Terms, load, people_cost, with_days
-from benthic.cost.bill.words import dollars
+from benthic.cost.bill.words import dollars, row_word, run_label
 from benthic.cost.catalog.cells import cell
 from benthic.cost.catalog.load import CostError
-from benthic.cost.ledger.entries import Billed, label
+from benthic.cost.ledger.entries import Billed
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.page import say
 from benthic.svg import visible
@@ -37,6 +38,7 @@ from benthic.svg import visible
 CUSTOM = ("x_EnergyKilowattHours", "x_Outcome", "x_Purpose", "x_User")
 HEADER = (*(column.name for column in COLUMNS), *CUSTOM)
 PROVIDER = "Benthic ledger"
+LONGEST = 1_000  # characters of a text, more than any path
 _GRAIN = Decimal("1e-12")  # of an hour
 
 
@@ -88,8 +90,8 @@ def show(
         done = write(opened, target, house, terms, **filters)
     shown = dollars(float(done.full))
     say(
-        f"{target}: {done.rows:,} rows of FOCUS 1.2; list cost {shown(float(done.headline))}, "
-        f"effective cost {shown(float(done.full))}."
+        f"{target}: {done.rows:,} {row_word(done.rows)} of FOCUS 1.2; "
+        f"list cost {shown(float(done.headline))}, effective cost {shown(float(done.full))}."
     )
     for fault in done.faults:
         say(f"Against the specification: {fault}")
@@ -135,7 +137,7 @@ def _written(
 ) -> Iterator[dict[str, str]]:
     """Write charges as they pass, as cells that no sheet runs."""
     for charge in found:
-        cells = {name: _cell(charge[name]) for name in HEADER}
+        cells = {name: _cell(name, charge[name]) for name in HEADER}
         writer.writerow(cells.values())
         done.rows += 1
         done.headline += charge["ListCost"]
@@ -152,10 +154,11 @@ def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[di
     counted = row.purpose in FINAL and (row.status == "done" or (well and row.status in LOST))
     kept = _hours(row.seconds_kept, row.count) if counted else Decimal(0)
     unit = "GPU-Hours" if row.gpus else "Device-Hours"
-    run, name = row.run.strip(), label(row.name.strip(), row.run).strip()
+    run = row.run.strip()
+    name = row.name.strip() or run_label(row.run).strip()
     tags = {"attempt": row.attempt, "source": row.source, "stage": row.stage, "user": row.user}
     about = (
-        f"{row.purpose}, {row.status}: {row.label}, {row.count} x {row.device} at "
+        f"{row.purpose}, {row.status}: {_bounded(name)}, {row.count} x {row.device} at "
         f"${row.price_per_hour:g} an hour ({row.price_source})"
     )
     fixed = _fixed(house) | {
@@ -178,7 +181,7 @@ def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[di
         "SkuPriceId": f"{row.device.strip() or 'unknown'} at {price:f} USD an hour",
         "SubAccountId": row.project.strip() or None,
         "SubAccountName": row.project.strip() or None,
-        "Tags": json.dumps({name: value for name, value in tags.items() if value}),
+        "Tags": json.dumps({tag: _bounded(value) for tag, value in tags.items() if value}),
         "x_Outcome": row.status,
         "x_Purpose": row.purpose,
         "x_User": row.user.strip() or None,
@@ -312,10 +315,20 @@ def _decimal(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
-    return _number(value) if isinstance(value, Decimal) else _text(value)
+    if isinstance(value, Decimal):
+        return _number(value)
+    return _text(value if name == "Tags" else _bounded(value))  # a tag is bounded, not their JSON
+
+
+def _bounded(text: str) -> str:
+    """A text of at most LONGEST characters; of a longer one the end is a mark of all of it."""
+    if len(text) <= LONGEST:
+        return text
+    mark = sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+    return f"{text[: LONGEST - 20]}...{mark}"
 
 
 def _number(value: Decimal) -> str:

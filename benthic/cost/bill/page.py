@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from benthic.cost.bill import detail as bill_detail
-from benthic.cost.bill.bill import FINAL, LOST, Amount, Bill, Run, Share, rounded
+from benthic.cost.bill.bill import (
+    FINAL,
+    LOST,
+    Amount,
+    Bill,
+    Run,
+    Share,
+    purpose_name,
+    rounded,
+)
 from benthic.cost.bill.words import (
     Write,
     blank,
@@ -68,7 +77,7 @@ def story(bill: Bill, *, drawn: bool = False) -> Page:
             _ratio(bill, write),
             _purposes(bill, write),
             _who(bill, write),
-            bill_detail.plans(bill, write),
+            bill_detail.plans(bill),
             bill_detail.idle(bill, write),
             bill_detail.energy(bill),
             bill_detail.sure(bill, write, drawn),
@@ -84,12 +93,9 @@ def story(bill: Bill, *, drawn: bool = False) -> Page:
     )
 
 
-def steps_of(bill: Bill, after: int) -> list[tuple[str, str, float]]:
-    """Key, name and dollars of each step of the waterfall, rounded to `after` places."""
-    return [
-        (key, STEPS.get(key, key.removeprefix("costs.")), amount)
-        for key, amount in bill.shown(after).items()
-    ]
+def step_name(key: str) -> str:
+    """What a step of the waterfall is called."""
+    return STEPS.get(key, key.removeprefix("costs."))
 
 
 def _verdict(bill: Bill, write: Write) -> str:
@@ -106,9 +112,8 @@ def _verdict(bill: Bill, write: Write) -> str:
     if len(bill.waterfall) == 1:
         return f"{full} is the headline and all of it: the ledger holds final runs and no more."
     if not bill.factors:
-        return (
-            f"{full} was spent; the final runs that ended well had no price, so they count {head}."
-        )
+        why = "next to nothing beside it" if bill.headline.dollars else "for they had no price"
+        return f"{full} was spent; the final runs that ended well count {head}, {why}."
     times = digits(bill.full / bill.headline.dollars, 3)
     return (
         f"{head} is the headline, the final runs at their price; {full} is all that it took, "
@@ -117,8 +122,10 @@ def _verdict(bill: Bill, write: Write) -> str:
 
 
 def _kept_out(bill: Bill) -> str:
-    words = [f"{name} {value}" for name, value in _asked(bill).items()]
-    return f" of {', '.join(words)}" if words else ""
+    asked = _asked(bill)
+    times = [f" {name} {asked.pop(name)}" for name in ("since", "until") if name in asked]
+    words = ", ".join(f"{name} {value}" for name, value in asked.items())
+    return f"{' of ' if words else ''}{words}{''.join(times)}"
 
 
 def _asked(bill: Bill) -> dict[str, str]:
@@ -179,7 +186,8 @@ def _each(amount: Amount) -> str:
 
 
 def _steps(bill: Bill, write: Write, drawn: bool) -> Section:
-    steps, full = steps_of(bill, places(bill.full)), bill.full
+    full = bill.full
+    steps = [(key, step_name(key), amount) for key, amount in bill.shown(places(full)).items()]
     title = "From headline to all of it"
     spent = {"headline": bill.headline, **bill.steps}
     rows = []
@@ -261,9 +269,10 @@ def _purposes(bill: Bill, write: Write) -> Section:
         cells = {status: a for (p, status), a in bill.cells.items() if p == purpose}
         done, running = (cells.get(s, Amount()).dollars for s in ("done", "running"))
         lost = sum(cells.get(s, Amount()).dollars for s in LOST)
-        name = f"{purpose} (final)" if purpose in FINAL else purpose
         number = f"{sum(a.rows for a in cells.values()):,}"
-        rows.append([name, number, some(done), some(lost), some(running), write(amount)])
+        rows.append(
+            [purpose_name(purpose), number, some(done), some(lost), some(running), write(amount)]
+        )
     rows.append(["metered", f"{bill.rows:,}", "", "", "", write(sum(amounts))])
     if not bill.open_rows:
         for row in (columns, *rows):
@@ -316,15 +325,18 @@ def _shares(title: str, found: Mapping[str, Share], bill: Bill, write: Write) ->
 
 
 def _runs(bill: Bill, write: Write) -> Table:
+    amounts = [run.amount.dollars for run in bill.runs]
+    if bill.run_count == len(amounts):  # a reader may add them up
+        amounts = rounded(amounts, places(bill.full))
     rows = [
         (
             short(_run_name(run, bill.runs), 36),
             f"{run.amount.rows:,}",
             hours(run.amount.hours),
-            write(run.amount.dollars),
+            write(amount),
             part_of(run.amount.dollars, bill.metered.dollars),
         )
-        for run in bill.runs
+        for run, amount in zip(bill.runs, amounts, strict=True)
     ]
     columns = ("run", "rows", "hours", "dollars", "share")
     note = f"{len(rows)} of {bill.run_count:,} runs." if bill.run_count > len(rows) else ""
@@ -334,4 +346,6 @@ def _runs(bill: Bill, write: Write) -> Table:
 def _run_name(run: Run, runs: Sequence[Run]) -> str:
     """The last part of its folder, or two where another run's is called the same."""
     twins = sum(other.name == run.name for other in runs)
-    return run.name if twins == 1 else "/".join(run.run.rsplit("/", 2)[-2:])
+    if twins == 1 or run.name == run.run:
+        return run.name
+    return "/".join(run.run.rsplit("/", 2)[-2:])

@@ -7,16 +7,20 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.bill.words import dollars, hours, short
+from benthic.cost.bill.words import dollars, hours, run_label, short
 from benthic.cost.catalog.load import CostError
-from benthic.cost.ledger.entries import MAX_DOLLARS, Filters, label
+from benthic.cost.ledger.entries import MAX_DOLLARS, Filters
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.page import say
 from benthic.cost.spread import Spread
 from benthic.svg import visible
+
+_NEWEST = 1_000  # runs among which a name's nearest are sought
+_LONGEST = 200  # characters of a name that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +54,19 @@ def keep(run: str, file: Path, *, ledger: Path | None = None) -> int:
     with Ledger(ledger or ledger_path()) as opened:
         opened.plan_set(run, document)
         metered = bool(opened.groups((), run=run))
+        near = [] if metered else _nearest(opened, run)
     gpu_hours, amount = document["gpu_hours"], document["dollars"]
     say(
         f"{short(run, 80)}: planned {hours(gpu_hours['p50'])} GPU-hours, {hours(gpu_hours['p10'])} "
         f"to {hours(gpu_hours['p90'])}, and {dollars(amount['p50'])(amount['p50'])}."
     )
     if not metered:
-        say("The ledger has no row of that run yet; 'benthic cost report' compares when it has.")
+        say(
+            "The ledger has no row of that run yet; 'benthic cost report' compares when it has, "
+            "and 'benthic cost list' with 'show ID' tells how a run is called."
+        )
+        for other in near:
+            say(f"It has rows of {short(other, 160)}")
     return 0
 
 
@@ -81,7 +91,7 @@ def held(ledger: Ledger, purposes: Sequence[str], filters: Filters) -> Iterator[
             if planned and rows[run]:
                 yield Held(
                     run=run,
-                    name=label("", run),
+                    name=run_label(run),
                     quantity=quantity,
                     planned=planned,
                     metered=metered,
@@ -89,7 +99,20 @@ def held(ledger: Ledger, purposes: Sequence[str], filters: Filters) -> Iterator[
                 )
 
 
+def _nearest(ledger: Ledger, run: str) -> list[str]:
+    """At most three of the newest runs, those called most like it."""
+    found = sorted(ledger.groups(("run",)), key=lambda group: -group.started)
+    names = [group.key["run"][:_LONGEST] for group in found[:_NEWEST]]
+    for word in (run, str(Path(run).absolute())):
+        near = get_close_matches(word[:_LONGEST], names, n=3)
+        if near:
+            return near
+    return []
+
+
 def _read(file: Path, name: str) -> Any:
+    if str(file) == "-" and sys.stdin is None:
+        raise CostError("standard input is closed: name a file, or pipe a plan in.")
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         found = json.loads(text)
@@ -110,14 +133,7 @@ def _document(document: Any, name: str) -> dict[str, Any]:
             "without --compare."
         )
     for quantity in ("gpu_hours", "dollars"):
-        found = document.get(quantity) if isinstance(document, dict) else None
-        found = found if isinstance(found, dict) else {}
-        numbers = [
-            float(end)
-            for end in (found.get("p10"), found.get("p50"), found.get("p90"))
-            if isinstance(end, int | float) and 0 <= end <= MAX_DOLLARS
-        ]
-        if len(numbers) < 3 or numbers != sorted(numbers):
+        if _planned(document.get(quantity) if isinstance(document, dict) else None) is None:
             raise CostError(
                 f"{name} has no {quantity} with p10, p50 and p90 in that order: give what "
                 "'benthic plan ... --json' prints."
@@ -126,7 +142,11 @@ def _document(document: Any, name: str) -> dict[str, Any]:
 
 
 def _planned(found: Any) -> Spread | None:
-    names = ("p10", "p50", "p90")
-    if not isinstance(found, dict) or not all(isinstance(found.get(n), int | float) for n in names):
-        return None
-    return Spread(*(float(found[name]) for name in names))
+    """A spread that can be compared; none: it has other numbers, or a float has no room for them"""
+    found = found if isinstance(found, dict) else {}
+    numbers = [
+        float(end)
+        for end in (found.get("p10"), found.get("p50"), found.get("p90"))
+        if isinstance(end, int | float) and 0 <= end <= MAX_DOLLARS
+    ]
+    return Spread(*numbers) if len(numbers) == 3 and numbers == sorted(numbers) else None

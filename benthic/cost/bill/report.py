@@ -1,7 +1,7 @@
 """`benthic cost report`: the bill in a terminal, as JSON, as a page, as Markdown for a model card.
 
 The card is for strangers, so it names no user, project, run or path; the rest names all of them.
-Times are UTC. In the JSON, dollars of the steps are rounded so that they add up to `full`.
+Times are UTC. The JSON has figures as they are, unrounded: what adds up does so as floats do.
 """
 
 import json as json_format
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benthic.cost.bill.bill import Amount, Bill, Share, draw_up, moment
-from benthic.cost.bill.page import steps_of, story
+from benthic.cost.bill.page import step_name, story
 from benthic.cost.bill.spread import weigh
 from benthic.cost.bill.terms import ALL, load
-from benthic.cost.bill.words import cents, short
+from benthic.cost.bill.words import short
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.page import Page, Points, Prose, Table, print_page, say, write_page, write_text
@@ -79,19 +79,27 @@ def page_of(bill: Bill, *, drawn: bool = False) -> Page:
     page, idle = story(bill, drawn=drawn), _idle_rates(bill)
     if not idle:
         return page
-    held = ", ".join(dict.fromkeys(short(price.device, 40) for price in bill.prices[:MOST_DEVICES]))
-    names = ", ".join(f"'{short(name, 40)}'" for name in idle)
-    text = (
-        f"of {names} in {bill.terms.file} {'matches' if len(idle) == 1 else 'match'} no row here "
-        f"and {'counts' if len(idle) == 1 else 'count'} nothing: write a device as its rows do, "
-        f"like {held}, or '{ALL}'."
-    )
-    told = Points(items=[("unused rate" if len(idle) == 1 else "unused rates", text)])
+    told = Points(items=[_unused(bill, idle)])
     sections = [
         replace(section, blocks=[*section.blocks, told]) if section.title == ASSUMED else section
         for section in page.sections
     ]
     return replace(page, sections=sections)
+
+
+def _unused(bill: Bill, idle: Sequence[str]) -> tuple[str, str]:
+    """What rates of `idle` came to, and the remedy; of `ALL` there is none but to know it."""
+    held = ", ".join(dict.fromkeys(short(price.device, 40) for price in bill.prices[:MOST_DEVICES]))
+    named = [f"'{short(name, 40)}'" for name in idle if name != ALL]
+    one = len(named) == 1
+    text = (
+        f"of {', '.join(named)} in {bill.terms.file} {'matches' if one else 'match'} no row here "
+        f"and {'counts' if one else 'count'} nothing: write a device as its rows do, like {held}, "
+        f"or '{ALL}'."
+    )
+    every = f"of '{ALL}' in {bill.terms.file} counts nothing: each device here has its own rate."
+    parts = [text] * bool(named) + [every] * (ALL in idle)
+    return "unused rate" if len(idle) == 1 else "unused rates", " ".join(parts)
 
 
 def _idle_rates(bill: Bill) -> list[str]:
@@ -100,10 +108,7 @@ def _idle_rates(bill: Bill) -> list[str]:
 
 def to_dict(bill: Bill) -> dict[str, Any]:
     """For JSON: US dollars, device-hours, kWh, times in ISO 8601 UTC, inputs with sources."""
-    after = cents(bill.full)
-    steps = steps_of(bill, after)
-    full = round(sum(amount for _, _, amount in steps), after)
-    factors = bill.factors
+    factors, energy = bill.factors, bill.energy
     return {
         "ledger": bill.ledger,
         "filters": dict(bill.filters),
@@ -111,8 +116,8 @@ def to_dict(bill: Bill) -> dict[str, Any]:
         "rows_open": bill.open_rows,
         "started": _iso(bill.started) if bill.rows else None,
         "ended": _iso(bill.ended) if bill.rows else None,
-        "headline": _numbers(bill.headline),
-        "full": full,
+        "headline": {"dollars": bill.headline.dollars, "device_hours": bill.headline.hours},
+        "full": bill.full,
         "metered": _numbers(bill.metered),
         "ratio": bill.ratio,
         "factors": dict(zip(("hours", "price", "other"), factors)) if factors else None,
@@ -121,8 +126,13 @@ def to_dict(bill: Bill) -> dict[str, Any]:
             "dollars": bill.full - bill.headline.dollars,
         },
         "waterfall": [
-            {"step": key, "label": label, "dollars": amount, "device_hours": _hours(bill, key)}
-            for key, label, amount in steps
+            {
+                "step": key,
+                "label": step_name(key),
+                "dollars": amount,
+                "device_hours": _hours(bill, key),
+            }
+            for key, amount in bill.waterfall
         ],
         "purposes": [
             {"purpose": purpose, "status": status} | _numbers(amount)
@@ -147,15 +157,17 @@ def to_dict(bill: Bill) -> dict[str, Any]:
         "idle": _numbers(bill.steps["idle"])
         | {"gpu_hours_known": bill.gpu_hours, "gpu_hours_busy": bill.gpu_hours_busy},
         "energy": {
-            "kwh": bill.energy.joules / 3.6e6,
-            "low": bill.energy.low / 3.6e6,
-            "high": bill.energy.high / 3.6e6,
+            "kwh": energy.joules / 3.6e6,
+            "low": energy.low / 3.6e6,
+            "high": energy.high / 3.6e6,
+            "device_hours_known": None if energy.sampled else energy.hours,
+            "rows_of_amended_seconds": None if energy.sampled else energy.amended,
             "by_source": {
                 kind: {"kwh": sums[0] / 3.6e6, "low": sums[1] / 3.6e6, "high": sums[2] / 3.6e6}
-                for kind, sums in bill.energy.kinds.items()
+                for kind, sums in energy.kinds.items()
             },
-            "sources": bill.energy.sources,
-            "sources_of_newest_rows_only": bill.energy.sampled,
+            "sources": energy.sources,
+            "sources_of_newest_rows_only": energy.sampled,
         },
         "prices": [asdict(price) for price in bill.prices],
         "rates_unused": _idle_rates(bill),

@@ -13,8 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.bill.bill import moment
-from benthic.cost.bill.words import Write, dollars, hours, kwh, short
+from benthic.cost.bill.bill import moment, purpose_name
+from benthic.cost.bill.words import (
+    Write,
+    dollars,
+    hours,
+    kwh,
+    row_word,
+    run_label,
+    short,
+)
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.entries import (
     AMENDABLE,
@@ -31,6 +39,7 @@ from benthic.svg import visible
 
 SHOWN = 20
 ID = 8  # characters of an id in a list
+NAME = 8  # of a name, however narrow the terminal
 MONTH = 30 * 86_400.0  # the pace of a budget is that of the last so many seconds
 _DAY = 86_400.0
 _NOTHING = re.compile(r"\$?\s*0+(?:\.0*)?\s*(?:usd|\$)?", re.I)
@@ -107,7 +116,7 @@ def show_one(prefix: str, *, json: bool = False, ledger: Path | None = None) -> 
         found = to_dict(row) | {"amendments": [asdict(amendment) for amendment in amendments]}
         print(json_format.dumps(found, indent=1))
         return 0
-    _print_pairs(row, f"{outer.id[:ID]} {outer.label}" if outer else row.parent or "")
+    _print_pairs(row, f"{outer.id[:ID]} {_label(outer)}" if outer else row.parent or "")
     for amendment in amendments:
         reason, author = (visible(text) for text in (amendment.reason, amendment.author))
         say(f"{stamp(amendment.at)}  {amendment.field} = {amendment.value} by {author}: {reason}")
@@ -128,14 +137,13 @@ def amend(
         raise CostError(f"nothing to amend: give --set FIELD=VALUE, of {', '.join(AMENDABLE)}.")
     with Ledger(ledger or ledger_path()) as opened:
         row = opened.find(prefix)
-        for field, value in pairs:
-            _refuse(row, field, value, reason)
         opened.amend_all(row.id, pairs, reason=reason, author=author)
         after = opened.find(row.id)
     write = dollars(max(row.dollars, after.dollars))
     for field, _ in pairs:
-        say(f"{field}: {getattr(row, field)} -> {getattr(after, field)}")
-    say(f"{row.id[:ID]} {row.label} counts {write(after.dollars)}, before {write(row.dollars)}.")
+        before, now = (_told(field, getattr(found, field)) for found in (row, after))
+        say(f"{field}: {before} -> {now}")
+    say(f"{row.id[:ID]} {_label(row)} counts {write(after.dollars)}, before {write(row.dollars)}.")
     return 0
 
 
@@ -201,22 +209,19 @@ def stamp(unix: float) -> str:
         return f"unix {unix:g}"
 
 
+def _label(row: Billed) -> str:
+    return row.name or run_label(row.run)
+
+
+def _told(field: str, value: Any) -> str:
+    return purpose_name(value) if field == "purpose" else str(value) or "(none)"
+
+
 def _change(text: str) -> tuple[str, str]:
     field, equals, value = text.partition("=")
     if not equals:
         raise CostError(f"the change is '{short(text, 60)}': write FIELD=VALUE, like project=reef.")
     return field.strip(), value.strip()
-
-
-def _refuse(row: Billed, field: str, value: str, reason: str) -> None:
-    """Raise now what the ledger would raise at the second of several changes."""
-    from benthic.cost.ledger.entries import amended_value
-
-    amended_value(field, value)
-    if not reason.strip():
-        raise CostError("the reason to amend is empty: say why in a few words.")
-    if field == "seconds" and row.ended is None:
-        raise CostError(f"the row {row.id[:ID]} still runs: amend seconds when it is closed.")
 
 
 def _print_rows(rows: Sequence[Billed]) -> None:
@@ -225,30 +230,38 @@ def _print_rows(rows: Sequence[Billed]) -> None:
     from rich.text import Text
 
     total = sum(row.dollars for row in rows)
-    largest = max(row.dollars for row in rows)
-    write = dollars(largest)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("id", "started, UTC"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("name", overflow="ellipsis", no_wrap=True, ratio=1, min_width=8)
-    for name in ("purpose", "status"):
-        table.add_column(name, no_wrap=True)
-    for name in ("hours", "dollars"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        mark = "*" if row.amended else ""
-        table.add_row(
+    write = dollars(max(row.dollars for row in rows))
+    columns = ("id", "started, UTC", "name", "purpose", "status", "hours", "dollars")
+    cells = [
+        (
             row.id[:ID],
             stamp(row.started)[2:],
-            Text(visible(row.label)),
-            f"{row.purpose}{mark}",
+            visible(_label(row)),
+            f"{purpose_name(row.purpose)}{'*' if row.amended else ''}",
             row.status,
             hours(row.seconds_billable * row.count / 3600),
             write(row.dollars),
         )
-    rich.console.Console(highlight=False).print(table)
+        for row in rows
+    ]
+    width = rich.console.Console().width
+    others = [i for i, name in enumerate(columns) if name != "name"]
+    taken = sum(max(len(row[i]) for row in (columns, *cells)) for i in others) + len(others)
+    room = max(NAME, width - taken)  # a narrow terminal breaks lines, and loses no money
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    for name in columns:
+        table.add_column(
+            name,
+            justify="right" if name in ("hours", "dollars") else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=room if name == "name" else None,
+        )
+    for row in cells:
+        table.add_row(*map(Text, row))
+    rich.console.Console(highlight=False, width=max(width, taken + room)).print(table)
     amended = " * amended." if any(row.amended for row in rows) else ""
-    say(f"{len(rows):,} rows, {write(total)}; hours of devices.{amended}")
+    say(f"{len(rows):,} {row_word(len(rows))}, {write(total)}; hours of devices.{amended}")
 
 
 def _print_pairs(row: Billed, outer: str) -> None:
@@ -262,11 +275,13 @@ def _print_pairs(row: Billed, outer: str) -> None:
     low, high = row.joules_range
     spanned = f" ({kwh(low)} to {kwh(high)})" if low < high else ""
     energy = f"{kwh(row.joules_billable)}{spanned}, {row.energy_source}" if row.joules else ""
+    if energy and row.seconds != row.seconds_recorded:
+        energy += f"; of the {row.seconds_recorded:,.1f} s recorded, not of those amended"
     pairs = [
         ("id", row.id),
-        ("name", row.label),
+        ("name", _label(row)),
         ("run", row.run),
-        ("purpose", f"{row.purpose}, stage {row.stage}"),
+        ("purpose", f"{purpose_name(row.purpose)}, stage {row.stage}"),
         ("project", row.project),
         ("user", row.user),
         ("status", row.status if row.exit_code is None else f"{row.status}, exit {row.exit_code}"),
@@ -310,7 +325,7 @@ def _print_budgets(standings: Sequence[Standing]) -> None:
         table.add_column(name, overflow="fold")
     for found in standings:
         table.add_row(
-            Text(visible(f"{found.budget.scope} {found.budget.key or '(none)'}")),
+            Text(visible(f"{found.budget.scope} {_told(found.budget.scope, found.budget.key)}")),
             write(found.budget.dollars or 0.0),
             write(found.spent),
             write(found.left),

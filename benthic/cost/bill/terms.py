@@ -9,7 +9,7 @@ and any other is taken as paid.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from benthic.cost.catalog.load import CostError, Figure
 from benthic.svg import visible
 
 EXAMPLE = Path(__file__).parents[1] / "cases" / "bill.toml"
-ALL = "all"  # the rate of every device that has none of its own
+ALL = "all"  # the rate of every device that has none of its own, be it no GPU
 ASSUMED = (0.5, 2.0)  # times a price that nobody gave a source for; a guess, and told as one
 MOST = 50  # people, costs and rates: a page, not a database
 PEOPLE = {"count": "people", "pay": "USD/person-year", "share": "share", "days": "days"}
@@ -67,6 +67,8 @@ def load(path: Path | None) -> Terms:
     for device, given in _tables(file, data, "rates").items():
         key = f"rates.{device}"
         inputs[key] = figure(path, key, given, "USD/GPU-hour", sourced=False)
+        if device == ALL:
+            inputs[key] = replace(inputs[key], unit="USD/device-hour")
     for role, table in _tables(file, data, "people").items():
         if "." in role:
             raise CostError(f"{file}: the role '{quoted(role)}' has a dot: take another name.")

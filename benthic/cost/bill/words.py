@@ -7,10 +7,13 @@ whole bill decides, so that a column has one precision.
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Context, Decimal
 
+from benthic.cost.ledger.entries import label
 from benthic.cost.page import digits, share
 
 Write = Callable[[float], str]
+_EXACT = Context(prec=60)
 
 
 def places(full: float) -> int:
@@ -26,7 +29,17 @@ def cents(full: float) -> int:
 def dollars(full: float) -> Write:
     """How a bill of that size writes dollars."""
     after = places(full)
-    return lambda amount: f"{'-' if amount < 0 else ''}${abs(amount):,.{after}f}"
+    return lambda amount: f"{'-' if amount < 0 else ''}${nearest(abs(amount), after):,f}"
+
+
+def nearest(amount: float, places: int) -> Decimal:
+    """An amount rounded, halves up."""
+    return decimal(amount).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, _EXACT)
+
+
+def decimal(amount: float) -> Decimal:
+    """An amount to 14 digits: the same sum in another order is apart in the last of a float's."""
+    return Decimal(f"{amount:.14g}")
 
 
 def hours(value: float) -> str:
@@ -40,6 +53,10 @@ def day(unix: float) -> str:
         return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d")
     except (ValueError, OverflowError, OSError):
         return f"unix time {unix:g}"
+
+
+def run_label(run: str) -> str:
+    return label("", run)
 
 
 def row_word(number: int) -> str:

@@ -99,6 +99,11 @@ def load(path: Path = EXAMPLE) -> Fleet:
         numbers = {key: value for key, value in table.items() if key not in ("gpu", "site")}
         inputs |= _figures(path, f"pools.{pool}.", numbers, POOL)
         _power(file, pool, table, inputs)
+        if inputs[f"pools.{pool}.occupancy"].low <= 0:
+            raise CostError(
+                f"{file}: 'pools.{quoted(pool)}.occupancy' reaches 0, where no job holds an hour "
+                "that has a price; give the share of hours that jobs hold, above 0, like 0.8."
+            )
     unused = sorted(set(sites) - set(homes.values()))
     if unused:
         raise CostError(f"{file}: no pool stands at the site '{quoted(unused[0])}'; remove it.")
@@ -229,7 +234,7 @@ def _rates(
         "busy": busy,
         "unsold": unsold,
         "rate": year / hours,
-        "busy_rate": year / hours / max(busy, 1e-9),
+        "busy_rate": year / hours / busy,
         "idle": year * (1 - busy),
     }
     if rent:
@@ -253,7 +258,7 @@ def _total(fleet: Fleet, values: Values, out: dict[str, float]) -> dict[str, flo
     rent = None
     if all(rents):  # what the same busy hours would cost, over those hours
         paid = sum(out[f"{pool}.rented"] for pool in fleet.pools)
-        rent = paid / (hours * busy) if busy else sum(r or 0.0 for r in rents) / len(rents)
+        rent = paid / (hours * busy)
     figures = {key: total(key) for key in ("capex", *YEARLY)}
     unsold = total("unsold")
     return _rates("fleet", figures, total("count"), busy, values["years"], rent, unsold)

@@ -7,7 +7,6 @@ Names and texts of a file are a stranger's: messages make their control characte
 
 import datetime
 import difflib
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -123,8 +122,9 @@ def number(where: str, value: object, unit: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CostError(f"{where} is {quoted(value)}; give a number, in {unit}.")
     low, high = LIMITS[unit]
-    if not (math.isfinite(value) and low <= value <= high):
-        raise CostError(f"{where} is {value:g}; in {unit} it must be from {low:g} to {high:g}.")
+    if not low <= value <= high:  # no number is within NaN's reach; a whole one has no largest
+        shown = f"{value:g}" if isinstance(value, float) else quoted(value)
+        raise CostError(f"{where} is {shown}; in {unit} it must be from {low:g} to {high:g}.")
     return float(value)
 
 

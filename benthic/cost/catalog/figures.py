@@ -18,6 +18,8 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from benthic.svg import visible
+
 COLUMNS = ("key", "value", "low", "high", "unit", "source", "date", "confidence", "note")
 CONFIDENCE = ("high", "medium", "low", "derived", "own")
 PERIOD = timedelta(days=92)  # observations so close to the newest one speak of the same market
@@ -33,7 +35,11 @@ _CURRENCY = re.compile(
 
 
 class CostError(ValueError):
-    """A figure, a name or a file of a plan cannot be used; the text says which, and the remedy."""
+    """A figure, a name or a file of a plan cannot be used; the text says which, and the remedy. It
+    may quote a stranger's file or its name, so control characters are made visible."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class Unit(NamedTuple):

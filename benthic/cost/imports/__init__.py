@@ -14,8 +14,10 @@ from pathlib import Path
 
 from benthic.cost.imports import mlflow, sacct, table, tensorboard, trackio, wandb
 from benthic.cost.imports.files import SQLITE, database, shown, start_of, walk
-from benthic.cost.imports.intake import Found, Intake, RecordError, Terms, clip
+from benthic.cost.imports.intake import Found, Intake
+from benthic.cost.imports.record import RecordError, clip
 from benthic.cost.imports.sheet import sheet_of
+from benthic.cost.imports.terms import Terms
 from benthic.cost.imports.times import zone_named
 
 __all__ = ["Found", "RecordError", "kinds", "read"]
@@ -57,10 +59,11 @@ def read(
 ) -> Found:
     """The runs in a file or folder, as rows; nothing is written.
 
-    What is given holds for all of them and goes before what the file says: `price` in US dollars
-    an hour of one device, `device` a name, `count` devices of a run. `timezone` is that of times
-    without one. `gap`: seconds without a sign of life that are not billed, for tools that record no
-    end. RecordError is one sentence on what cannot be read, and where.
+    What is given fills gaps and never goes before what the file says: `price` in US dollars an hour
+    of one device, `device` a name, `count` devices of a run, `project`, `purpose`. A run that held
+    no GPU takes no device, count or price. `timezone` is that of times without one. `gap`: seconds
+    without a sign of life that are not billed, for tools that record no end. RecordError is one
+    sentence on what cannot be read, and where, or up to ten of them, a line each.
     """
     if kind not in ("auto", *_READERS):
         raise RecordError(f"--kind is '{clip(kind, 40)}': choose auto, {', '.join(_READERS)}")
@@ -79,7 +82,8 @@ def read(
     elif kind in ("sacct", "table"):
         raise RecordError(f"{shown(path)} is a folder: give a file")
     intake = Intake(kind, terms)
-    _READERS[kind](path, intake)
+    with intake.row():  # what ends the file for its reader is told beside what was wrong before
+        _READERS[kind](path, intake)
     return intake.found()
 
 
@@ -112,7 +116,7 @@ def kind_of(path: Path) -> str:
             "sacct --parsable2"
         )
     raise RecordError(
-        f"{shown(path)} has the columns {clip(', '.join(header), 120) or 'of an empty file'}, of "
+        f"{shown(path)} has the columns {clip(', '.join(header), 120)}, of "
         f"no tool known here: a table of your own has a run, a start and one of "
         f"{', '.join(table.LENGTHS)}, else name the tool with --kind"
     )

@@ -1,49 +1,65 @@
 """`benthic cost import`: read another tool's record, add what is new, say what was assumed."""
 
 import json
+import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from benthic.cost.bill.words import dollars
 from benthic.cost.catalog.load import CostError
 from benthic.cost.imports import read
 from benthic.cost.imports.intake import differences
-from benthic.cost.ledger.entries import Entry, external_id
+from benthic.cost.imports.record import RecordError, counted
+from benthic.cost.ledger.entries import Billed, Entry, external_id
 from benthic.cost.ledger.ledger import Ledger, ledger_path
-from benthic.cost.page import money
 from benthic.svg import visible
+
+Row = TypeVar("Row", bound=Entry)
 
 
 def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **given: Any) -> int:
     """Add the file's rows to the ledger and return the exit code; `given` goes to `read`.
 
     Nothing is written before the whole file has been read, and a file read before adds nothing.
+    Raises RecordError; of several records that cannot be read each has a line on standard error.
     """
     if not path.exists():
         raise CostError(f"{path} does not exist: name a file or folder that a tool has written")
-    found = read(path, **given)
+    try:
+        found = read(path, **given)
+    except RecordError as error:
+        if "\n" not in str(error):
+            raise
+        print(visible(f"benthic: {error}"), file=sys.stderr)  # a line each, not one sentence
+        return 1
     with Ledger(ledger or ledger_path()) as open_ledger:
         entries, differing = _new(open_ledger, found.entries)
         added, skipped = open_ledger.add(entries)
         skipped += len(found.entries) - len(entries)
     left_out = [*found.left_out, *differing]
     seconds = sum(entry.seconds * entry.count for entry in found.entries)
-    dollars = sum(e.seconds * e.count * e.price_per_hour / 3600 for e in found.entries)
+    each = [e.seconds * e.count * e.price_per_hour / 3600 for e in found.entries]
     if as_json:
         facts: dict[str, Any] = {
             "added": added,
             "there_already": skipped,
             "device_hours": seconds / 3600,
         }
-        facts |= {"dollars": dollars, "left_out": left_out, "assumed": found.assumed}
+        facts |= {"dollars": sum(each), "left_out": left_out, "assumed": found.assumed}
+        facts["given"] = found.given
         print(json.dumps(facts, indent=1))
         return 0
+    write = dollars(max(each, default=0.0))  # as `cost list` writes the same rows
     print(
         visible(
-            f"{path.name}: {added} rows added, {skipped} there already; "
-            f"{seconds / 3600:,.1f} device-hours, {money(dollars)} in all."
+            f"{path.name}: {counted(added)} added, {skipped:,} there already. The file holds "
+            f"{seconds / 3600:,.1f} device-hours, {write(sum(each))} by its own figures and the "
+            "flags given."
         )
     )
-    for title, sentences in (("assumed", found.assumed), ("left out", left_out)):
+    told = (("given", found.given), ("assumed", found.assumed), ("left out", left_out))
+    for title, sentences in told:
         for sentence in sentences:
             print(visible(f"  {title}: {sentence}"))
     return 0
@@ -54,14 +70,16 @@ def _new(ledger: Ledger, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
     ids = [external_id(entry.external or "") for entry in entries]
     known = {row.id: row for row in ledger.query(ids=ids)}
     rows, twins, other = [], [], []
-    nameless = _wandb(ledger, [e for e, key in zip(entries, ids, strict=True) if key not in known])
+    others = [e for e, key in zip(entries, ids, strict=True) if key not in known]
+    excused = _wandb(ledger, others, known.keys())
     for entry, key in zip(entries, ids, strict=True):
         row = known.get(key)
         if row:
             found = [d for d in differences(row, entry) if d.split()[0] not in row.amended]
             other += [f"{key[:8]} {entry.name}: {', '.join(found)}"] if found else []
-        elif entry.external in nameless:
-            twins.append(entry.name)
+        elif twin := excused.get(entry.external or ""):
+            found = differences(twin, entry)
+            twins.append(f"{entry.name}: {', '.join(found)}" if found else entry.name)
             continue
         rows.append(entry)
     said = []
@@ -78,22 +96,47 @@ def _new(ledger: Ledger, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
     return rows, said
 
 
-def _wandb(ledger: Ledger, entries: list[Entry]) -> set[str | None]:
-    """Keys of wandb's runs that are there by name and start, where one of both had no ID."""
-    ours = {
-        (e.name, int(e.started)): (e.external, e.run == f"wandb:{e.name}")
-        for e in entries
-        if e.source == "import:wandb"
-    }
+def _wandb(ledger: Ledger, entries: list[Entry], known: Collection[str]) -> dict[str, Billed]:
+    """By key, runs of wandb that are there by name and start, where one of both had no ID.
+
+    One row of the ledger excuses one run, that of equal seconds first; a row in `known`, which a
+    run of this file has made before, excuses none.
+    """
+    ours = _by_name([entry for entry in entries if entry.source == "import:wandb"])
     if not ours:
-        return set()
+        return {}
     starts = [start for _, start in ours]
-    found = set()
-    for row in ledger.query(since=min(starts), until=max(starts) + 1):
-        external, bare = ours.get((row.name, int(row.started)), (None, False))
-        if row.source == "import:wandb" and (bare or row.run == f"wandb:{row.name}"):
-            found.add(external)
+    found = ledger.query(since=min(starts), until=max(starts) + 1)
+    theirs = _by_name(
+        [row for row in found if row.source == "import:wandb" and row.id not in known]
+    )
+    excused: dict[str, Billed] = {}
+    for key in ours.keys() & theirs.keys():
+        rows = theirs[key]
+        bare = [place for place, row in enumerate(rows) if _without_id(row)]
+        pairs = sorted(
+            (abs(entry.seconds - rows[other].seconds), place, other)
+            for place, entry in enumerate(ours[key])
+            for other in (range(len(rows)) if _without_id(entry) else bare)
+        )
+        taken: set[int] = set()
+        for _, place, other in pairs:
+            external = ours[key][place].external or ""
+            if external not in excused and other not in taken:
+                excused[external] = rows[other]
+                taken.add(other)
+    return excused
+
+
+def _by_name(rows: Iterable[Row]) -> dict[tuple[str, int], list[Row]]:
+    found: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.name, int(row.started)), []).append(row)
     return found
+
+
+def _without_id(row: Entry) -> bool:
+    return row.run == f"wandb:{row.name}"
 
 
 def _some(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benthic.cost.imports.intake import RecordError, clip
+from benthic.cost.imports.record import RecordError, clip
 from benthic.svg import visible
 
 DEEPEST = 12

@@ -23,7 +23,8 @@ from benthic.cost.imports.files import (
     text_of,
     walk,
 )
-from benthic.cost.imports.intake import Intake, Record, RecordError, clip
+from benthic.cost.imports.intake import Intake
+from benthic.cost.imports.record import Record, RecordError, clip
 from benthic.cost.imports.sheet import pick, sheet_of
 from benthic.cost.imports.times import moment
 from benthic.cost.ledger.entries import Status
@@ -78,7 +79,8 @@ def _read_folder(path: Path, intake: Intake) -> None:
             experiments[folder.parent] = project
         tags = {tag: _line(folder / "tags" / tag) for tag in _TAGS}
         busy = _busy_of_files(folder)
-        _take(meta | {"run_id": run}, tags, busy, project, shown(folder / META), intake)
+        with intake.row():
+            _take(meta | {"run_id": run}, tags, busy, project, shown(folder / META), intake)
     if not runs:
         raise RecordError(
             f"{shown(path)} holds no run of MLflow, a folder with {META} that has run_id and "
@@ -152,7 +154,7 @@ def _read_database(path: Path, connection: sqlite3.Connection, intake: Intake) -
 
 
 def _read_table(path: Path, intake: Intake) -> None:
-    sheet = sheet_of(path)
+    sheet = sheet_of(path, overlong=lambda _, sentence: intake.wrong(sentence))
     names = ("run_id", "status", "start_time", "end_time", "experiment_id", "user_id", "run_name")
     column: dict[str, int | None] = {name: sheet.find(name) for name in names}
     missing = [name for name in names[:4] if column[name] is None]
@@ -167,7 +169,8 @@ def _read_table(path: Path, intake: Intake) -> None:
         meta = {name: pick(cells, index) for name, index in column.items()}
         busy = {gpu: _percent(cells[i]) for gpu, i in gpus.items() if pick(cells, i)}
         own = {tag: pick(cells, index) for tag, index in tags.items()}
-        _take(meta, own, busy, "", sheet.where(line), intake)
+        with intake.row():
+            _take(meta, own, busy, "", sheet.where(line), intake)
 
 
 def _gpu_column(name: str) -> re.Match[str] | None:
@@ -216,7 +219,8 @@ def _take(
             seconds=ended - began,
             status=status,
             count=len(busy) or None,
-            project=tags.get("project") or project,
+            project=tags.get("project") or "",
+            project_else=project,
             user=tags.get("mlflow.user") or meta.get("user_id", ""),
             purpose=tags.get("purpose", ""),
             note="deleted in MLflow" if meta.get("lifecycle_stage") == "deleted" else "",

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from benthic.cost.imports.intake import Intake, Record, clip
+from benthic.cost.imports.intake import Intake
+from benthic.cost.imports.record import Record, clip
 
 _MANY = 10_000
 

@@ -4,19 +4,23 @@
         State,ElapsedRaw,Start,End,AllocTRES,AllocCPUS,ConsumedEnergyRaw,ExitCode
 
 Billed is what was allocated, `gres/gpu:<type>=N` in AllocTRES; two types are two rows. Steps
-(.batch, .0) ran inside an allocation and are passed over; elements of arrays, parts of
-heterogeneous jobs and each start of a requeued job are allocations of their own. Times are in the
-cluster's zone. A job that held no GPU has no price here, for what a core costs is not known.
+(.batch, .0) ran inside an allocation and are no rows of their own: only their energy is taken where
+the allocation's is empty. Elements of arrays, parts of heterogeneous jobs and each start of a
+requeued job are allocations of their own. Times are in the cluster's zone. A job that held no GPU
+has no price here, for what a core costs is not known.
 sacct quotes nothing: a "|" in JobName, Comment or SubmitLine shifts what follows, and such a row is
 left out. A row is known by JobID, start and, but for the first, the type of its GPUs.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benthic.cost.imports.files import shown
-from benthic.cost.imports.intake import Intake, Record, RecordError, clip
+from benthic.cost.imports.intake import Intake
+from benthic.cost.imports.record import Record, RecordError, clip
 from benthic.cost.imports.sheet import Sheet, pick, plain, sheet_of
 from benthic.cost.imports.times import moment, number, span, whole
 from benthic.cost.ledger.entries import Status
@@ -46,7 +50,7 @@ def is_one(header: Sequence[str]) -> bool:
 
 def read(path: Path, intake: Intake) -> None:
     """Take each allocation that has ended. Raises RecordError."""
-    sheet = sheet_of(path, overlong=lambda line: _leave_shifted(line, intake))
+    sheet = sheet_of(path, overlong=lambda line, _: _leave_shifted(line, intake))
     column = {
         name: sheet.find(name)
         for name in (
@@ -56,21 +60,63 @@ def read(path: Path, intake: Intake) -> None:
         )
     }
     _check(sheet, column, intake)
-    jobs: set[str] = set()
-    steps: dict[str, None] = {}
+    jobs: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    steps: dict[str, list[_Step]] = {}
     for line, cells in sheet.rows:
-        job = pick(cells, column["JobID"]) or pick(cells, column["JobIDRaw"])
-        if not job:
-            raise RecordError(f"{sheet.where(line)} has no JobID: export it again")
-        if "." in job:
-            steps[job.partition(".")[0]] = None
-            continue
-        jobs.add(job)
-        cell = {name: pick(cells, index) for name, index in column.items()}
-        _take(cell, job, sheet.where(line), intake)
+        where = sheet.where(line)
+        with intake.row():
+            job = pick(cells, column["JobID"]) or pick(cells, column["JobIDRaw"])
+            if not job:
+                raise RecordError(f"{where} has no JobID: export it again")
+            job, dot, step = job.partition(".")
+            if dot:
+                start, energy = (pick(cells, column[n]) for n in ("Start", "ConsumedEnergyRaw"))
+                steps.setdefault(job, []).append(_Step(step, start, _joules(energy, where)))
+                continue
+            cell = {name: pick(cells, index) for name, index in column.items()}
+            jobs.setdefault(job, []).append((where, cell))
+    for job, starts in jobs.items():
+        own = _by_start([cell["Start"] for _, cell in starts], steps.get(job, []))
+        for (where, cell), inside in zip(starts, own, strict=True):
+            with intake.row():
+                _take(cell, job, inside, where, intake)
     for job in steps:
         if job not in jobs:
             intake.leave("only their steps are here", "export whole jobs with sacct", job)
+
+
+class _Step(NamedTuple):
+    name: str
+    """batch, extern, interactive or a number"""
+    start: str
+    joules: float
+
+
+def _by_start(starts: list[str], steps: list[_Step]) -> list[list[_Step]]:
+    """The steps of each start of a job: the latest that is not after them, in the same writing."""
+    found: list[list[_Step]] = [[] for _ in starts]
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    sorted_starts = [starts[place] for place in order]
+    for step in steps:
+        found[order[max(0, bisect_right(sorted_starts, step.start) - 1)]].append(step)
+    return found
+
+
+def energy_of(steps: Sequence[tuple[str, float]]) -> float:
+    """Joules of a job by its steps' names and joules.
+
+    A step's figure is that of its whole nodes, so steps at the same time hold the same joules and
+    must not be added: the extern step lasts as long as the job on all of its nodes, and counts
+    alone. That is how slurmctld fills the job's own row under PrologFlags=Contain; without an
+    extern step it adds up all (src/slurmctld/step_mgr.c, _internal_step_complete).
+    """
+    if extern := max((joules for name, joules in steps if name == "extern"), default=0.0):
+        return extern
+    # Slurm would count the first node twice: the batch step lasts while the numbered ones follow
+    # one another, and figures of one node are the same (4.58 MJ, 4.58 MJ and 4.57 MJ of job, batch
+    # and step 0 in ARCHER2's documentation, docs/user-guide/energy.md).
+    scripts = [joules for name, joules in steps if name in ("batch", "interactive")]
+    return max(*scripts, sum(j for name, j in steps if name.isdecimal()), 0.0)
 
 
 def _leave_shifted(line: int, intake: Intake) -> None:
@@ -106,7 +152,7 @@ def _check(sheet: Sheet, column: dict[str, int | None], intake: Intake) -> None:
         )
 
 
-def _take(cell: dict[str, str], job: str, where: str, intake: Intake) -> None:
+def _take(cell: dict[str, str], job: str, steps: list[_Step], where: str, intake: Intake) -> None:
     name = cell["JobName"] or job
     state = cell["State"].partition(" ")[0].rstrip("+").upper()
     if state in _OPEN:
@@ -119,9 +165,10 @@ def _take(cell: dict[str, str], job: str, where: str, intake: Intake) -> None:
         return
     start = moment(cell["Start"], where, intake)
     status = _ENDS.get(state, "interrupted")
-    energy = cell["ConsumedEnergyRaw"]
-    joules = number(energy, where, "ConsumedEnergyRaw") if energy else 0.0
-    joules = joules if 0 < joules < _NO_ENERGY else 0.0
+    joules, source = _joules(cell["ConsumedEnergyRaw"], where), "Slurm: ConsumedEnergyRaw"
+    if not joules:
+        joules = energy_of([(step.name, step.joules) for step in steps])
+        source += " of its steps"
     held = gpus(cell["AllocTRES"], cell["AllocGRES"])
     known = bool(cell["AllocTRES"] or cell["AllocGRES"])
     cores = whole(cell["AllocCPUS"], where, "AllocCPUS") if cell["AllocCPUS"] else 0
@@ -143,13 +190,13 @@ def _take(cell: dict[str, str], job: str, where: str, intake: Intake) -> None:
                 status=status,
                 device=device,
                 count=count,
-                project=cell["Account"],
+                project_else=cell["Account"],
                 user=cell["User"],
                 host=cell["NodeList"],
                 command=cell["SubmitLine"],
                 exit_code=_exit_code(cell["ExitCode"]),
                 joules=joules / max(1, len(held)),
-                energy_source="Slurm: ConsumedEnergyRaw, of whole nodes" if joules else "not known",
+                energy_source=f"{source}, of whole nodes" if joules else "not known",
                 note=", ".join(filter(None, notes)),
             )
         )
@@ -163,6 +210,11 @@ def gpus(tres: str, gres: str = "") -> list[tuple[str, int]]:
     plain_count = max((count for kind, count in found if not kind), default=0)
     rest = plain_count - sum(count for _, count in typed)
     return typed + ([("", rest)] if rest > 0 else [])
+
+
+def _joules(text: str, where: str) -> float:
+    joules = number(text, where, "ConsumedEnergyRaw") if text else 0.0
+    return joules if 0 < joules < _NO_ENERGY else 0.0
 
 
 def _exit_code(text: str) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benthic.cost.imports.files import cause, json_of, shown, start_of, text_of
-from benthic.cost.imports.intake import RecordError, clip
+from benthic.cost.imports.record import RecordError, clip
 
 LARGEST = 256_000_000
 LARGEST_JSON = 64_000_000
@@ -70,12 +70,12 @@ def plain(name: str) -> str:
 
 
 def sheet_of(
-    path: Path, wanted: Sequence[str] = (), *, overlong: Callable[[int], None] | None = None
+    path: Path, wanted: Sequence[str] = (), *, overlong: Callable[[int, str], None] | None = None
 ) -> Sheet:
     """The table in a file; of Parquet only the columns `wanted`, all where none is named.
 
-    Rows with more cells than columns are left out, each line told to `overlong`; without that they
-    are refused. Raises RecordError, also while the rows are read.
+    Rows with more cells than columns are left out, each line told to `overlong` with a sentence;
+    without that they are refused. Raises RecordError, also while the rows are read.
     """
     start = start_of(path)
     if path.stat().st_size > LARGEST:
@@ -89,7 +89,10 @@ def sheet_of(
         lines = _json(path)
     else:
         lines = _text(path)
-    _, header = next(lines, (0, []))
+    first = next(lines, None)
+    if first is None:
+        raise RecordError(f"{shown(path)} is empty: export it again")
+    header = first[1]
     if len(header) > COLUMNS:
         raise RecordError(
             f"{shown(path)} has {len(header):,} columns, a table here at most {COLUMNS:,}: "
@@ -104,20 +107,21 @@ def _filled(
     path: Path,
     width: int,
     lines: Iterator[tuple[int, list[str]]],
-    overlong: Callable[[int], None] | None,
+    overlong: Callable[[int, str], None] | None,
 ) -> Iterator[tuple[int, list[str]]]:
     rows = 0
     for line, cells in lines:
         if not any(map(str.strip, cells)):
             continue
-        if len(cells) > width and overlong:
-            overlong(line)
-            continue
         if len(cells) > width:
-            raise RecordError(
+            sentence = (
                 f"{shown(path)}, row {line} has {len(cells)} cells for {width} columns: quote "
                 "texts that hold the separator, or leave their column out"
             )
+            if overlong is None:
+                raise RecordError(sentence)
+            overlong(line, sentence)
+            continue
         rows += 1
         if rows > ROWS:
             raise RecordError(
@@ -167,7 +171,8 @@ def _without_nul(path: Path, lines: Iterator[str]) -> Iterator[str]:
 def _json(path: Path) -> Iterator[tuple[int, list[str]]]:
     rows = [_flat(row) for row in _objects(path)]
     header = list(dict.fromkeys(name for row in rows for name in row))
-    yield 0, header
+    if header:
+        yield 0, header
     for number, row in enumerate(rows, 1):
         yield number, [row.get(name, "") for name in header]
 

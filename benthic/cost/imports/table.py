@@ -3,7 +3,8 @@
 It needs when a run started and how long it took: seconds, minutes, hours, gpu_hours or an end.
 `COLUMNS` lists the names that are taken, whatever their case and signs. Prices are US dollars an
 hour of one device. A row without a status counts as done, one without a count as one device; rows
-of work that has not ended are left out. A row is known by its run, else its name, and its start.
+of work that has not ended are left out. A row is known by its run, else its name, and its start;
+one without both by its start, how long it took, its device and its count.
 """
 
 import re
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benthic.cost.imports.files import shown
-from benthic.cost.imports.intake import Intake, Record, RecordError, clip, ending
+from benthic.cost.imports.intake import Intake
+from benthic.cost.imports.record import Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import Sheet, pick, plain, sheet_of
-from benthic.cost.imports.times import moment, number, span, whole
+from benthic.cost.imports.times import moment, number, refuse_comma, span, whole
 
 COLUMNS = {
     "run": ("run", "run_id", "id", "job_id"),
@@ -39,6 +41,10 @@ COLUMNS = {
     "tags": ("tags",),
     "note": ("note", "notes", "comment"),
 }
+NAMELESS = (
+    "Rows without a name are known by their start, length, device and count: give each a name, or "
+    "two that agree in all of these count once."
+)
 LENGTHS = ("seconds", "minutes", "hours", "gpu_hours", "duration", "ended")
 _UNITS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "gpu_hours": 3600.0, "duration": None}
 _DOLLARS = re.compile(r"us\s?\$|\$|usd|dollars?|(?:/|per) ?(?:gpu[ -]?)?(?:hours?|hr?)\b", re.I)
@@ -57,67 +63,80 @@ def is_one(header: Sequence[str]) -> bool:
 
 def read(path: Path, intake: Intake) -> None:
     """Take each row. Raises RecordError."""
-    sheet = sheet_of(path)
+    sheet = sheet_of(path, overlong=lambda _, sentence: intake.wrong(sentence))
     column = {role: sheet.find(*names) for role, names in COLUMNS.items()}
     _check(sheet, column)
     for line, cells in sheet.rows:
-        where = sheet.where(line)
-        cell = {role: pick(cells, index) for role, index in column.items()}
-        name = cell["name"] or cell["run"] or f"row {line}"
-        if not cell["started"]:
-            raise RecordError(f"{where} has no start: fill in the column 'started'")
-        start = moment(cell["started"], where, intake)
-        status = ending(cell["status"] or "done")
-        if status is None:
-            raise RecordError(
-                f"{where}: '{clip(cell['status'], 60)}' is no status: write done, failed, "
-                "interrupted or running"
-            )
-        if status == "running":
-            intake.leave("they still run", "import again when they have ended", name)
-            continue
-        device, count = _devices(cell, where)
-        end = moment(cell["ended"], where, intake).unix if cell["ended"] else None
-        seconds = _seconds(cell, count or intake.terms.count or 1, where)
-        if end is not None and end < start.unix:
-            raise RecordError(
-                f"{where}: '{clip(name, 60)}' ended {start.unix - end:,.0f} seconds before it "
-                "started: correct one of both, or give the zones of the times"
-            )
-        if seconds is None and end is None:
-            lengths = ", ".join(LENGTHS)
-            raise RecordError(f"{where} says not how long it took: fill in one of {lengths}")
-        if seconds is not None and end is not None and seconds > end - start.unix + 60:
-            raise RecordError(
-                f"{where}: '{clip(name, 60)}' took {seconds:g} seconds, longer than from its start "
-                f"to its end, {end - start.unix:g}: correct one of them"
-            )
-        length = seconds if seconds is not None else (end or 0.0) - start.unix
-        intake.add(
-            Record(
-                where=where,
-                key=(cell["run"] or cell["name"], start.key),
-                run=cell["run"] or name,
-                name=name,
-                started=start.unix,
-                seconds=length,
-                ended=end,
-                status=status,
-                device=device,
-                count=count,
-                price=price(cell["price_per_hour"], where) if cell["price_per_hour"] else None,
-                project=cell["project"],
-                user=cell["user"],
-                purpose=cell["purpose"],
-                tags=cell["tags"].split(","),
-                note=cell["note"],
-            )
+        with intake.row():
+            cell = {role: pick(cells, index) for role, index in column.items()}
+            _take(cell, line, sheet.where(line), intake)
+
+
+def _take(cell: dict[str, str], line: int, where: str, intake: Intake) -> None:
+    name = cell["name"] or cell["run"] or f"row {line}"
+    if not cell["started"]:
+        raise RecordError(f"{where} has no start: fill in the column 'started'")
+    start = moment(cell["started"], where, intake)
+    status = ending(cell["status"] or "done")
+    if status is None:
+        raise RecordError(
+            f"{where}: '{clip(cell['status'], 60)}' is no status: write done, failed, "
+            "interrupted or running"
         )
+    if status == "running":
+        intake.leave("they still run", "import again when they have ended", name)
+        return
+    device, count = _devices(cell, where)
+    end = moment(cell["ended"], where, intake) if cell["ended"] else None
+    held = intake.terms.count if count is None else count
+    seconds = _seconds(cell, held or 1, where)
+    if end is not None and end.unix < start.unix:
+        raise RecordError(
+            f"{where}: '{clip(name, 60)}' ended {start.unix - end.unix:,.0f} seconds before it "
+            "started: correct one of both, or give the zones of the times"
+        )
+    if seconds is None and end is None:
+        lengths = ", ".join(LENGTHS)
+        raise RecordError(f"{where} says not how long it took: fill in one of {lengths}")
+    if seconds is not None and end is not None and seconds > end.unix - start.unix + 60:
+        raise RecordError(
+            f"{where}: '{clip(name, 60)}' took {seconds:g} seconds, longer than from its start "
+            f"to its end, {end.unix - start.unix:g}: correct one of them"
+        )
+    key = [cell["run"] or cell["name"], start.key]
+    run = key[0]
+    if not run:
+        intake.assume(NAMELESS)
+        # Not `seconds`: those of gpu_hours may come of the caller's count, which no key holds.
+        own = _seconds(cell, count or 1, where)
+        key += ["" if own is None else f"{own:.3f}", end.key if end else "", device, str(count)]
+        run = "unnamed " + " ".join(key[1:])  # another file has another run in a row of this number
+    intake.add(
+        Record(
+            where=where,
+            key=tuple(key),
+            run=run,
+            name=name,
+            started=start.unix,
+            seconds=seconds if seconds is not None else (end or start).unix - start.unix,
+            ended=end.unix if end else None,
+            status=status,
+            device=device,
+            count=count,
+            price=price(cell["price_per_hour"], where) if cell["price_per_hour"] else None,
+            project=cell["project"],
+            user=cell["user"],
+            purpose=cell["purpose"],
+            tags=cell["tags"].split(","),
+            note=cell["note"],
+        )
+    )
 
 
 def price(text: str, where: str) -> float:
     """US dollars an hour of a cell like 2.5, $2.50 or 2.5 USD/h. Raises RecordError."""
     bare = _DOLLARS.sub("", text).strip()
+    refuse_comma(bare, where, "the price")
     if not bare.replace(".", "").replace("-", "").replace("+", "").isdigit():
         raise RecordError(
             f"{where}: the price '{clip(text, 60)}' is not in US dollars: two currencies do not "

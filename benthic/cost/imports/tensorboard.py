@@ -18,8 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from benthic.cost.imports.files import cause, shown, walk
-from benthic.cost.imports.intake import DAY, EARLIEST, Intake, Record, RecordError
+from benthic.cost.imports.intake import EARLIEST, Intake
 from benthic.cost.imports.pieces import Piece, Signs, add_pieces, joined
+from benthic.cost.imports.record import Record, RecordError
+from benthic.cost.imports.terms import DAY
 
 _NAME = "tfevents"
 _HOST = re.compile(r"events\.out\.tfevents\.\d+\.(.+?)(?:\.\d+){0,2}(?:\.v2)?")

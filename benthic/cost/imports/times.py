@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
-from benthic.cost.imports.intake import Intake, RecordError, clip
+from benthic.cost.imports.intake import Intake
+from benthic.cost.imports.record import RecordError, clip
 
 _UNIX = re.compile(r"\d{9,11}(\.\d*)?|\d{12,14}(\.0*)?", re.ASCII)
 _OFFSET = re.compile(r"([+-])(\d{1,2}):?(\d{2})?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.I)
+_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 _CLOCK = re.compile(r"(?:(\d{1,5})(?:-| days? ))?(\d{1,6}):(\d{2}):(\d{2}(?:\.\d*)?)", re.ASCII)
 _SHORT = re.compile(r"(\d{1,6}):(\d{2}(?:\.\d*)?)", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d*)?)\s*(days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)")
@@ -104,6 +106,7 @@ def span(text: str, where: str, *, unit: float | None = 1.0) -> float:
     Raises RecordError, also for a bare number where `unit` is None.
     """
     text = " ".join(text.split())
+    refuse_comma(text, where, "a duration")
     if _NUMBER.fullmatch(text):
         if unit is None:
             raise RecordError(
@@ -124,9 +127,25 @@ def span(text: str, where: str, *, unit: float | None = 1.0) -> float:
     )
 
 
+def refuse_comma(text: str, where: str, what: str) -> None:
+    """RecordError where a number has a comma; nothing tells 1,500 for 1.5 from 1500."""
+    match = _COMMA.fullmatch(text)
+    if match is None:
+        return
+    cut = clip(text, 40)
+    decimal = f"{clip(match[1], 20)}.{clip(match[2], 20)}"
+    if len(match[2]) == 3 and match[1].lstrip("+-") != "0":
+        raise RecordError(
+            f"{where}: {what} is '{cut}', whose comma may part thousands or decimals: write "
+            f"{decimal} or {clip(match[1] + match[2], 40)}"
+        )
+    raise RecordError(f"{where}: {what} is '{cut}', with a decimal comma: write {decimal}")
+
+
 def number(text: str, where: str, what: str) -> float:
     """A finite number in plain digits; `what` names it. Raises RecordError."""
     text = text.strip()
+    refuse_comma(text, where, what)
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         raise RecordError(

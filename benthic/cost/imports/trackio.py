@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benthic.cost.imports.files import SQLITE, columns, database, shown, start_of, walk
-from benthic.cost.imports.intake import Intake, Record, RecordError, clip, ending
+from benthic.cost.imports.intake import Intake
 from benthic.cost.imports.pieces import Piece, Signs, add_pieces
+from benthic.cost.imports.record import Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import pick, plain, sheet_of
 from benthic.cost.imports.times import Moment, moment, wall_clock
 from benthic.cost.ledger.entries import Status
@@ -129,7 +130,11 @@ def _read_database(
 
 
 def _read_table(path: Path, runs: dict[str, _Run], intake: Intake) -> None:
-    sheet = sheet_of(path, (*_RUN, "timestamp", "project_name", _STATUS))
+    sheet = sheet_of(
+        path,
+        (*_RUN, "timestamp", "project_name", _STATUS),
+        overlong=lambda _, sentence: intake.wrong(sentence),
+    )
     name, stamp = sheet.find(*_RUN), sheet.find("timestamp")
     if name is None or stamp is None:
         raise RecordError(
@@ -138,13 +143,15 @@ def _read_table(path: Path, runs: dict[str, _Run], intake: Intake) -> None:
         )
     status, project = sheet.find(_STATUS), sheet.find("project_name")
     for line, cells in sheet.rows:
-        key = pick(cells, name)
-        if not key or not pick(cells, stamp):
-            raise RecordError(f"{sheet.where(line)} has no run or no timestamp: export it again")
-        run = _run(runs, key, intake)
-        run.sign(moment(cells[stamp], sheet.where(line), intake))
-        run.status = ending(pick(cells, status)) or run.status
-        run.project = run.project or pick(cells, project)
+        with intake.row():
+            key = pick(cells, name)
+            if not key or not pick(cells, stamp):
+                where = sheet.where(line)
+                raise RecordError(f"{where} has no run or no timestamp: export it again")
+            run = _run(runs, key, intake)
+            run.sign(moment(cells[stamp], sheet.where(line), intake))
+            run.status = ending(pick(cells, status)) or run.status
+            run.project = run.project or pick(cells, project)
 
 
 def _run(runs: dict[str, _Run], name: str, intake: Intake) -> _Run:
@@ -187,7 +194,8 @@ def _take(name: str, run: _Run, stem: str, where: str, intake: Intake) -> None:
             seconds=piece.last - piece.first,
             status=status or "done",
             count=_count(run),
-            project=run.project or stem,
+            project=run.project,
+            project_else=stem,
             user=run.user,
             tags=[run.group],
             note="" if status else "outcome not recorded",

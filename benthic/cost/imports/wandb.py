@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benthic.cost.imports.files import json_of, shown, text_of, walk
-from benthic.cost.imports.intake import Intake, Record, RecordError, clip, ending
+from benthic.cost.imports.intake import Intake
+from benthic.cost.imports.record import Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import pick, plain, sheet_of
+from benthic.cost.imports.table import NAMELESS
 from benthic.cost.imports.times import Moment, moment, span, whole
 from benthic.cost.ledger.entries import Status
 from benthic.cost.metering.masking import masked
@@ -60,7 +62,8 @@ def read(path: Path, intake: Intake) -> None:
         for folder, files in walk(path, skip=frozenset({"code", "media", "logs", "tmp"})):
             if METADATA in files or SUMMARY in files:
                 folders += 1
-                _take_folder(folder, files, intake)
+                with intake.row():
+                    _take_folder(folder, files, intake)
         if not folders:
             raise RecordError(
                 f"{shown(path)} holds no {METADATA} and no {SUMMARY}: give the folder wandb, or a "
@@ -146,7 +149,7 @@ def _start(
 
 
 def _take_table(path: Path, intake: Intake) -> None:
-    sheet = sheet_of(path)
+    sheet = sheet_of(path, overlong=lambda _, sentence: intake.wrong(sentence))
     column = {role: sheet.find(*names) for role, names in _COLUMNS.items()}
     for role, names in (("created", "Created"), ("runtime", "Runtime"), ("state", "State")):
         if column[role] is None:
@@ -160,51 +163,61 @@ def _take_table(path: Path, intake: Intake) -> None:
             "was renamed, or imported by its folder: show ID in the runs table and export again."
         )
     for line, cells in sheet.rows:
-        where = sheet.where(line)
-        cell = {role: pick(cells, index) for role, index in column.items()}
-        name = cell["name"] or cell["id"] or f"row {line}"
-        status = ending(cell["state"])
-        if status == "running":
-            intake.leave("they have not ended", "export again when they have", name)
-            continue
-        if status is None:
-            raise RecordError(
-                f"{where}: '{clip(cell['state'], 60)}' is no state of a run, such as finished, "
-                "failed, crashed, killed or running: correct it"
-            )
-        if not cell["runtime"] or not cell["created"]:
-            intake.leave("their start or runtime is empty", "fill it in to bill them", name)
-            continue
-        start = moment(cell["created"], where, intake, zone=UTC)
-        tags = [*cell["tags"].split(","), cell["type"], "sweep" if cell["sweep"] else ""]
-        if cell["count"] or cell["device"]:
-            _tell_of_gpus(intake)
-        intake.add(
-            Record(
-                where=where,
-                key=(cell["id"] or cell["name"], start.key),
-                run=cell["id"] or name,
-                name=name,
-                started=start.unix,
-                seconds=_positive(span(cell["runtime"], where), where),
-                status=status,
-                device=cell["device"],
-                count=whole(cell["count"], where, "GPU Count") if cell["count"] else None,
-                project=cell["project"],
-                user=cell["user"],
-                host=cell["host"],
-                tags=tags,
-                note=cell["notes"],
-            )
+        with intake.row():
+            cell = {role: pick(cells, index) for role, index in column.items()}
+            _take_row(cell, line, sheet.where(line), intake)
+
+
+def _take_row(cell: dict[str, str], line: int, where: str, intake: Intake) -> None:
+    name = cell["name"] or cell["id"] or f"row {line}"
+    status = ending(cell["state"])
+    if status == "running":
+        intake.leave("they have not ended", "export again when they have", name)
+        return
+    if status is None:
+        raise RecordError(
+            f"{where}: '{clip(cell['state'], 60)}' is no state of a run, such as finished, "
+            "failed, crashed, killed or running: correct it"
         )
+    if not cell["runtime"] or not cell["created"]:
+        intake.leave("their start or runtime is empty", "fill it in to bill them", name)
+        return
+    start = moment(cell["created"], where, intake, zone=UTC)
+    seconds = _positive(span(cell["runtime"], where), where)
+    tags = [*cell["tags"].split(","), cell["type"], "sweep" if cell["sweep"] else ""]
+    if cell["count"] or cell["device"]:
+        _tell_of_gpus(intake)
+    run, key = cell["id"] or name, [cell["id"] or cell["name"], start.key]
+    if not key[0]:
+        intake.assume(NAMELESS)
+        key += [f"{seconds:.3f}", cell["device"], cell["count"]]
+        run = "unnamed " + " ".join(key[1:])  # another file has another run in a row of this number
+    intake.add(
+        Record(
+            where=where,
+            key=tuple(key),
+            run=run,
+            name=name,
+            started=start.unix,
+            seconds=seconds,
+            status=status,
+            device=cell["device"],
+            count=whole(cell["count"], where, "GPU Count") if cell["count"] else None,
+            project=cell["project"],
+            user=cell["user"],
+            host=cell["host"],
+            tags=tags,
+            note=cell["notes"],
+        )
+    )
 
 
 def _tell_of_gpus(intake: Intake) -> None:
-    if intake.terms.count is None:
-        intake.assume(
-            "wandb counts the GPUs of the machine that logged, whether the run used them all or "
-            "more machines than one: give --count if it did otherwise."
-        )
+    intake.assume(
+        "wandb counts the GPUs of the machine that logged, whether the run used them all or more "
+        "machines than one: put right with 'benthic cost amend ID --set count=N' what did "
+        "otherwise."
+    )
 
 
 def _object(path: Path) -> dict[str, Any]:

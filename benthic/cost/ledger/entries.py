@@ -326,8 +326,8 @@ def purpose_named(word: str) -> Purpose:
 
 
 def label(name: str, run: str) -> str:
-    """What people call a row: its name, else the last part of its run."""
-    return name or Path(run).name or run
+    """What people call a row: its name, else its run: of a folder the last part."""
+    return name or (Path(run).name if Path(run).is_absolute() else "") or run
 
 
 def check_price(dollars: float) -> float:

@@ -1,10 +1,10 @@
 """What a row counts as, in SQL: amendments applied, and what is inside it taken off.
 
 What is inside a row, on the same kind of device, takes its hours off it; on another kind it is an
-addition. Where what is inside would take more device-hours than the row had, as parallel work does
-that holds the same devices, each counts in proportion, and so does what is inside it in turn: a
-tree of rows never counts more device-hours than its root, as long as each ends within its outer
-row; what outlives that one counts beside the rows further out.
+addition. While work side by side claims more devices than the row has, each counts in proportion,
+and so does what is inside it in turn; idle hours stay idle. A tree of rows never counts more
+device-hours than its root, as long as each ends within its outer row; what outlives that one counts
+beside the rows further out.
 """
 
 from benthic.cost.ledger.entries import AMENDABLE, COLUMNS
@@ -23,7 +23,20 @@ JOINED = """LEFT JOIN amended AS a ON a.number = e.rowid
     LEFT JOIN inside AS i ON i.number = e.rowid LEFT JOIN beside AS b ON b.number = e.rowid"""
 # A clock set back may end a row early: then it lasted, from its start, for its own seconds.
 _LAST = "MAX(p.ended, p.started + p.seconds)"
+# A clock that runs with the time, and slower while more is claimed than there is: what a row has of
+# its claim is how far the clock ran while it lasted.
+_CROWDED = """edge AS (SELECT number, child, began AS at, share, -1 AS side FROM part
+    WHERE share > 0 UNION ALL SELECT number, child, began + seconds, -share, 1 FROM part
+    WHERE share > 0),
+    pace AS (SELECT number, child, at, side,
+    (LEAD(at) OVER (PARTITION BY number ORDER BY at, child, side) - at)
+    / MAX(1.0, SUM(share) OVER (PARTITION BY number ORDER BY at)) AS runs FROM edge),
+    clock AS (SELECT child, at, side, TOTAL(runs) OVER (PARTITION BY number
+    ORDER BY at, child, side ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS ran FROM pace),
+    cut AS MATERIALIZED (SELECT child, SUM(side * ran) / SUM(side * at) AS room FROM clock
+    GROUP BY child HAVING SUM(side * at) - SUM(side * ran) > 1e-6)"""
 INSIDE = f"""part AS MATERIALIZED (SELECT p.rowid AS number, c.rowid AS child, c.joules,
+    c.started AS began,
     COALESCE(c.joules_low, c.joules) AS low, COALESCE(c.joules_high, c.joules) AS high,
     COALESCE(ca.seconds, c.seconds) AS whole, COALESCE(pa.seconds, p.seconds) AS room,
     MIN(COALESCE(ca.seconds, c.seconds), CASE
@@ -36,17 +49,20 @@ INSIDE = f"""part AS MATERIALIZED (SELECT p.rowid AS number, c.rowid AS child, c
     LEFT JOIN amended AS pa ON pa.number = p.rowid
     CROSS JOIN entries AS c ON c.parent = o.parent AND c.id <> o.parent
     LEFT JOIN amended AS ca ON ca.number = c.rowid),
-    inside AS MATERIALIZED (SELECT number, MIN(room, SUM(seconds * share)) AS seconds,
-    CASE WHEN SUM(seconds * share) > room THEN room / SUM(seconds * share) ELSE 1.0 END AS fit,
+    {_CROWDED},
+    inside AS MATERIALIZED (SELECT number, MIN(room, SUM(taken)) AS seconds,
+    CASE WHEN SUM(taken) > room THEN room / SUM(taken) ELSE 1.0 END AS fit,
     TOTAL(joules * seconds / whole) AS joules, TOTAL(low * seconds / whole) AS joules_low,
-    TOTAL(high * seconds / whole) AS joules_high FROM part GROUP BY number),
-    scaled AS (SELECT c.child AS number, 1 - c.seconds / c.whole * (1 - i.fit) AS scale, 1 AS depth
-    FROM inside AS i CROSS JOIN part AS c ON c.number = i.number
-    WHERE i.fit < 1 AND c.share > 0 AND c.whole > 0
-    UNION ALL SELECT c.child, 1 - c.seconds / c.whole * (1 - s.scale * i.fit), s.depth + 1
-    FROM scaled AS s CROSS JOIN inside AS i ON i.number = s.number
-    CROSS JOIN part AS c ON c.number = s.number
-    WHERE c.share > 0 AND c.whole > 0 AND s.depth < {_DEPTH}),
+    TOTAL(high * seconds / whole) AS joules_high
+    FROM (SELECT p.*, seconds * share * COALESCE(c.room, 1.0) AS taken
+    FROM part AS p LEFT JOIN cut AS c USING (child)) GROUP BY number),
+    lone AS MATERIALIZED (SELECT p.number, p.child, p.seconds / p.whole AS within,
+    i.fit * COALESCE(c.room, 1.0) AS fit FROM part AS p JOIN inside AS i USING (number)
+    LEFT JOIN cut AS c USING (child) WHERE p.share > 0 AND p.whole > 0),
+    scaled AS (SELECT child AS number, 1 - within * (1 - fit) AS scale, 1 AS depth
+    FROM lone WHERE fit < 1
+    UNION ALL SELECT c.child, 1 - c.within * (1 - s.scale * c.fit), s.depth + 1
+    FROM scaled AS s CROSS JOIN lone AS c ON c.number = s.number WHERE s.depth < {_DEPTH}),
     beside AS MATERIALIZED (SELECT number, MIN(scale) AS scale FROM scaled GROUP BY number)"""
 SPECIAL = f"""special AS (SELECT rowid AS number FROM entries WHERE ended IS NULL
     UNION SELECT number FROM amended UNION SELECT number FROM beside

@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,16 @@ def plan_set(connection: sqlite3.Connection, run: str | Path, document: Mapping[
 
 
 def plans(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
-    """The newest plan of every run that has one."""
+    """The newest plan of every run that has one; what another program wrote may be none."""
     rows = connection.execute(
         "SELECT run, document FROM plans "
         "WHERE id IN (SELECT MAX(id) FROM plans GROUP BY run) ORDER BY run"
     )
-    return {run: json.loads(document) for run, document in rows}
+    found = {}
+    for run, document in rows:
+        with suppress(ValueError, RecursionError):
+            found[run] = json.loads(document)
+    return found
 
 
 def run_named(run: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from benthic.cost.ledger.entries import COLUMNS, Amendment, Billed, Entry, Group, read_as
@@ -24,11 +25,13 @@ def billed_reference(
         if entry.parent:
             inside.setdefault(entry.parent, []).append(found[entry.id])
     for outer in reversed(list(found.values())):
-        for child in inside.get(outer.id, []):
+        children = inside.get(outer.id, [])
+        room, fit = _room(outer, children), _fit(outer, children)
+        for child in children:
             part = _part(found[outer.id], child) / child.seconds if child.seconds else 0.0
             if child.device == outer.device:
-                scale = 1 - part * (1 - found[outer.id].scale * _fit(outer, inside[outer.id]))
-                found[child.id] = replace(found[child.id], scale=scale)
+                fits = found[outer.id].scale * fit * room.get(child.id, 1.0)
+                found[child.id] = replace(found[child.id], scale=1 - part * (1 - fits))
     return found
 
 
@@ -63,9 +66,32 @@ def _part(outer: Billed, child: Billed) -> float:
 
 
 def _taken(outer: Billed, inside: list[Billed]) -> float:
-    """Seconds of `outer` that what is inside would take, by its share of the devices."""
-    same = (child for child in inside if child.device == outer.device)
-    return sum(_part(outer, child) * child.count / outer.count for child in same)
+    """Seconds of `outer` that what is inside takes, by its share of the devices."""
+    room = _room(outer, inside)
+    return sum(
+        _part(outer, child) * child.count / outer.count * room.get(child.id, 1.0)
+        for child in inside
+        if child.device == outer.device
+    )
+
+
+def _room(outer: Billed, inside: list[Billed]) -> dict[str, float]:
+    """The share of its claim that each has, by id: while all claim too much, each in proportion."""
+    spans = [
+        (child.started, child.started + _part(outer, child), child.count / outer.count, child.id)
+        for child in inside
+        if child.device == outer.device and _part(outer, child) > 0
+    ]
+    had = {name: 0.0 for *_, name in spans}
+    whole = dict(had)
+    moments = sorted({moment for began, stop, *_ in spans for moment in (began, stop)})
+    for at, until in pairwise(moments):
+        now = [span for span in spans if span[0] <= at and span[1] >= until]
+        claimed = sum(share for *_, share, _ in now)
+        for *_, name in now:
+            had[name] += (until - at) / max(1.0, claimed)
+            whole[name] += until - at
+    return {name: had[name] / whole[name] for name in had if whole[name]}
 
 
 def _fit(outer: Billed, inside: list[Billed]) -> float:

@@ -28,14 +28,21 @@ _DOLLARS = re.compile(r"us\s?dollars?|dollars?|us\s?\$|usd|\$", re.I)
 _LIMITS = {"params": (1e3, 1e16), "tokens": (1e3, 1e18)}  # 70 is not 70B; nor is 1e30 a network
 
 
-def count(value: str | float, what: str, *, low: float = 1.0, high: float = 1e18) -> float:
+def count(
+    value: str | float,
+    what: str,
+    *,
+    low: float = 1.0,
+    high: float = 1e18,
+    like: str = "70B, 14.8T or 1.5e9",
+) -> float:
     """A number with or without k, M, B (or G), T, P; `what` names it in errors.
 
     CostError outside `low` to `high`; `params` and `tokens` have limits of their own.
     """
     low, high = _LIMITS.get(what, (low, high))
     number = _scaled(value, what) if isinstance(value, str) else float(value)
-    return _within(number, value, what, low, high, "like 70B, 14.8T or 1.5e9")
+    return _within(number, value, what, low, high, f"like {like}")
 
 
 def duration(value: str, what: str = "the duration") -> float:
@@ -51,10 +58,10 @@ def duration(value: str, what: str = "the duration") -> float:
     return _within(seconds, value, what, 1e-3, 100 * _SECONDS["y"], "within a century, like 30d")
 
 
-def money(value: str | float, what: str = "the budget") -> float:
+def money(value: str | float, what: str = "the budget", *, like: str = "50000 or $5.6M") -> float:
     """US dollars; CostError for another currency, since no rate of exchange is known here."""
     if not isinstance(value, str):
-        return _within(float(value), value, what, 0.01, 1e15, "like 50000 or $5.6M")
+        return _within(float(value), value, what, 0.01, 1e15, f"like {like}")
     bare, named = _DOLLARS.subn(" ", value)
     match = _COUNT.fullmatch(bare.strip())
     if named > 1 or not match or _plain(match[1]) is None:
@@ -63,7 +70,7 @@ def money(value: str | float, what: str = "the budget") -> float:
             "other currencies into USD at a rate of your own"
         )
     dollars = float(_plain(match[1]) or 0.0) * _SCALES[match[2].lower()]
-    return _within(dollars, value, what, 0.01, 1e15, "like 50000 or $5.6M")
+    return _within(dollars, value, what, 0.01, 1e15, f"like {like}")
 
 
 def _scaled(value: str, what: str) -> float:

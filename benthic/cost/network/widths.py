@@ -8,7 +8,7 @@ elements, which fixes hidden, and an expert (N - A) / (layers (E - K)).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, lcm
 
 from benthic.cost.catalog.load import CostError
 from benthic.cost.network.flops import parameters
@@ -19,6 +19,7 @@ _TIED = 3e9  # parameters; smaller models mostly tie: Llama 3.2, Qwen 2.5, Gemma
 _ASPECT = 128  # hidden over layers; Llama 3: 102 at 70B, 130 at 405B; DeepSeek-V3: 118
 _HEAD = 128  # Llama, Qwen, Mixtral, DeepSeek
 _GROUPS = 8  # heads of keys and values: Llama 2 70B, Llama 3, Mixtral, Qwen 2.5 from 14B on
+_WIDEST = 100  # times hidden: no feed-forward is near it; 2.7 to 8 are usual
 _OFF = 0.05  # share by which widths may miss what was asked for
 _LIMITS = {"params": (1e3, 1e16), "active": (1e3, 1e16), "layers": (1, 4096)}
 
@@ -38,7 +39,9 @@ class _Given:
         """The dense network of that width."""
         usual = min(_HEAD if hidden >= 16 * _HEAD else _HEAD // 2, hidden)
         heads = self.heads or round(hidden / usual)
-        if self.heads is None and heads >= 2 * _GROUPS:
+        if self.heads is None and self.kv_heads:
+            heads = max(round(heads / self.kv_heads), 1) * self.kv_heads
+        elif self.heads is None and heads >= 2 * _GROUPS:
             heads = round(heads / _GROUPS) * _GROUPS  # so that tensor parallelism divides them
         grouped = heads >= 2 * _GROUPS and heads % _GROUPS == 0
         return Shape(
@@ -87,10 +90,12 @@ def from_numbers(
     for key, value in given.items():
         low, high = _LIMITS.get(key, (1, 1 << 24))
         if value is not None and not (isfinite(value) and low <= value <= high):
+            like = {"params": "70B", "active": "13B", "hidden": "8192", "vocab": "128000"}
             raise CostError(
-                f"{key} is {value:g}: it must be between {low:g} and {high:g}, like "
-                f"{'70B' if key in ('params', 'active') else '8192' if key == 'hidden' else '64'}"
+                f"{key} is {_said(value)}: it must be between {_said(low)} and {_said(high)}, like "
+                f"{like.get(key, '64')}"
             )
+    _check_heads(hidden, heads, kv_heads)
     if params is None and (layers is None or hidden is None):
         raise CostError(
             "neither --params nor both of --layers and --hidden are given: give --params, like 70B"
@@ -131,12 +136,35 @@ def from_numbers(
     return replace(made, name=name or _label(made)), (*notes, *_assumed(made, given))
 
 
+def _said(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+def _check_heads(hidden: int | None, heads: int | None, kv_heads: int | None) -> None:
+    if heads and kv_heads and heads % kv_heads:
+        raise CostError(
+            f"--heads is {heads} and --kv-heads {kv_heads}: equal groups of heads share keys and "
+            f"values, so give --kv-heads {_divisor(heads, kv_heads)}"
+        )
+    if hidden and heads and hidden % heads:
+        raise CostError(
+            f"--hidden is {hidden} and --heads {heads}: heads share the width evenly, so give "
+            f"--heads {_divisor(hidden, heads)}"
+        )
+
+
+def _divisor(number: int, near: int) -> int:
+    """Of the divisors of a number, the nearest."""
+    every = (d for d in range(1, min(number, 2 * near) + 1) if number % d == 0)
+    return min(every, key=lambda d: abs(d - near))
+
+
 def _dense(given: _Given) -> Shape:
     hidden = given.hidden
     if hidden is None:
         assert given.params is not None
         params = given.params
-        hidden = _width(lambda width: parameters(given.fed(width))["total"], params)
+        hidden = _width(lambda width: parameters(given.fed(width))["total"], params, given.heads)
     made = given.fed(hidden)
     if given.params is None or given.ffn is not None:
         return made
@@ -153,7 +181,17 @@ def _fill(shape: Shape, params: float) -> Shape:
             f"has {rest:.3g} parameters without any feed-forward, and params is {params:.3g}: "
             "lower one, or raise params"
         )
+    _check_width(shape, width, params)
     return replace(shape, ffn=_rounded(width))
+
+
+def _check_width(shape: Shape, width: float, params: float) -> None:
+    if width > _WIDEST * shape.hidden:
+        raise CostError(
+            f"--hidden is {shape.hidden}, and with {shape.layers} layers {params:.3g} parameters "
+            f"take a feed-forward {width / shape.hidden:,.0f} times as wide: raise --hidden or "
+            "--layers, or leave them out and usual ones are found"
+        )
 
 
 def _sparse(given: _Given, experts: int, chosen: int, active: float | None) -> Shape:
@@ -180,13 +218,14 @@ def _sparse(given: _Given, experts: int, chosen: int, active: float | None) -> S
                 "token, which leaves nothing for what is no expert: raise active, or name more "
                 "--experts or fewer --experts-per-token"
             )
-        hidden = _width(besides, rest)
+        hidden = _width(besides, rest, given.heads)
     elif hidden is None:
-        hidden = _width(lambda width: parameters(around(width))["total"], params)
+        hidden = _width(lambda width: parameters(around(width))["total"], params, given.heads)
     made = around(hidden)
     if given.ffn is not None:
         return made
     width = (params - besides(hidden)) / (made.layers * experts * 3 * hidden)
+    _check_width(made, width, params)
     if width < 1:
         raise CostError(
             f"hidden = {hidden} with {made.layers} layers has {besides(hidden):.3g} parameters "
@@ -195,10 +234,12 @@ def _sparse(given: _Given, experts: int, chosen: int, active: float | None) -> S
     return replace(made, ffn=_rounded(width), expert_ffn=_rounded(width))
 
 
-def _width(count: Callable[[int], int], wanted: float) -> int:
-    """The hidden width, a multiple of a head from there on, whose `count` is nearest."""
-    step = _HEAD if count(2 * _HEAD) < wanted else 8
-    low, high = 1, 1 << 15
+def _width(count: Callable[[int], int], wanted: float, heads: int | None) -> int:
+    """The hidden width, a multiple of a head from there on and of `heads`, whose `count` is
+    nearest."""
+    usual = _HEAD if count(2 * _HEAD) < wanted else 8
+    step = lcm(usual, heads or 1)
+    low, high = 1, max(1, (usual << 15) // step)
     while low < high:
         middle = (low + high) // 2
         if count(middle * step) < wanted:

@@ -152,13 +152,15 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         budget=_budget(asked.budget) if asked.budget else None,
         seq=asked.seq,
         precision=precision,
-        usual="fp16" if precision == "fp16" else usual,  # in which published runs took longer
+        usual=usual,
         optimizer=asked.optimizer,
         layout=layout,
         batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
         rent=rent_of(asked.rent),
         date=asked.date or None,
-        pace=units.count(asked.pace, "--pace", low=1e-3, high=1e9) if asked.pace else None,
+        pace=units.count(asked.pace, "--pace", low=1e-3, high=1e9, like="6200")
+        if asked.pace
+        else None,
         said=said,
     )
 
@@ -195,6 +197,12 @@ def _tokens(text: str) -> float:
 
 def _budget(text: str) -> float:
     dollars = units.money(text)
+    if re.fullmatch(r"\D*\d{1,3}\.\d{3}\D*", text) and not re.search(r"\d\s*[kmbt]", text.lower()):
+        whole = re.sub(r"[^\d]", "", text)
+        raise CostError(
+            f"the budget is {text}, which is {dollars:g} dollars here and {whole} elsewhere: write "
+            f"{whole} or {dollars:.2f}"
+        )
     if dollars > 1e12:
         raise CostError(f"the budget is {text}: give at most a million millions, like $5.6M")
     return dollars
@@ -272,7 +280,9 @@ def rent_of(text: str) -> float | None:
     """US dollars an hour of one GPU, or None where nothing is given."""
     if not text:
         return None
-    dollars = units.money(re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent")
+    dollars = units.money(
+        re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent", like="2.10"
+    )
     if dollars > 1000:
         raise CostError(f"--rent is {text}: give US dollars an hour of one GPU, up to 1000")
     return dollars

@@ -2,9 +2,10 @@
 
 `basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
 number does not hold the network, and `held` takes more until it does. What real runs lose against
-clean ones is asked once, of the planner's own layout in the network's usual precision, on the
-catalog's GPU with the catalog's failures: a layout, a precision, a failure rate or figures of the
-GPU that are the user's own move the hours as they move the clean ones.
+clean ones is asked once, of the planner's own layout in the network's usual precision and length of
+sequence, on the catalog's GPU with the catalog's failures: a layout, a precision, a sequence, a
+failure rate or figures of the GPU that are the user's own move the hours as they move the clean
+ones.
 """
 
 from dataclasses import dataclass, replace
@@ -15,12 +16,20 @@ from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.planner.choose import Choice, fastest, usual_batch
-from benthic.cost.planner.practice import Practice, Traits, real_hours, usual_date
+from benthic.cost.planner.practice import (
+    USUAL_SEQ,
+    Practice,
+    Traits,
+    real_hours,
+    usual_date,
+    usual_seq,
+)
 from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.goodput import Goodput, usual_goodput
-from benthic.cost.step.layout import Layout, Optimizer, Precision
+from benthic.cost.step.layout import Layout, Optimizer, Precision, fault, nearest
 from benthic.cost.step.memory import DoesNotFit, Fit, fits, memory, nearest_fit, usable
 from benthic.cost.step.speed import Step, forward_flops_per_token, seconds, step_time
+from benthic.cost.step.work import reach, reach_fp8
 
 MEASURED = 1.1  # P90 over P50 of a run whose rate was measured: an assumption
 MOST_GPUS = 1 << 18
@@ -80,7 +89,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     """The run of `question.tokens` on so many GPUs; DoesNotFit where no layout of it fits."""
     gpu = catalog.gpu(question.gpu)
     shape, notes = question.shape, list[str]()
-    seq, tokens = question.seq or 4096, question.tokens or 1e12
+    seq, tokens = question.seq or USUAL_SEQ, question.tokens or 1e12
     batch = round(question.batch or usual_batch(shape, gpus))
     constants = load_constants()
     if question.layout is None:
@@ -92,19 +101,31 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, usual at this size (--batch-tokens)")
     if tokens < _FEW_STEPS * step.tokens:
         notes.append(f"{max(1, round(tokens / step.tokens))} steps only: --batch-tokens sets more")
+    if not shape.learned_positions and 0 < shape.max_positions < seq:
+        notes.append(
+            f"sequences of {seq:,} tokens, more than the {shape.max_positions:,} that "
+            f"{shape.name}'s config has positions for"
+        )
     good = usual_goodput(catalog, gpus)
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
+    precision = question.usual or question.precision
+    hours = _usual(shape, choice, gpu.name, gpus, batch, precision).of(clean)
     if question.pace is not None:
         middle = tokens / question.pace / good.useful / 3600
+        off = hours.p50 / middle - 1
         notes.append(
-            f"calibrated by your {question.pace:,.4g} tokens/s a GPU: {middle / clean:.2f} times "
-            "the hours of the clean step"
+            f"calibrated by your {_rate(question.pace)} tokens/s a GPU, {abs(off):.0%} "
+            f"{'above' if off >= 0 else 'below'} the {_rate(question.pace / (1 + off))} planned "
+            f"from published runs: {middle / clean:.2f} times the hours of the clean step"
         )
+        most = _products(gpu, question.precision, constants) * tokens / flops
+        if question.pace > most:
+            notes.append(
+                f"{_rate(question.pace)} tokens/s a GPU is more than the {_rate(most)} that large "
+                "products alone reach: check the unit, the GPU and --seq"
+            )
         hours = Practice(middle / MEASURED, middle, middle * MEASURED, middle / clean, [])
-    else:
-        precision = question.usual or question.precision
-        hours = _usual(shape, choice, gpu.name, gpus, seq, batch, precision).of(clean)
     return Basis(
         gpu=gpu,
         gpus=gpus,
@@ -119,14 +140,17 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
 
 
 def _usual(
-    shape: Shape, chosen: Choice, name: str, gpus: int, seq: int, batch: int, precision: Precision
+    shape: Shape, chosen: Choice, name: str, gpus: int, batch: int, precision: Precision
 ) -> Practice:
-    """What real runs take, of a trillion tokens in the planner's own layout at `precision`, or in
-    `chosen` where there is none: on a user's own GPU, or at a batch, that only `chosen` divides."""
+    """What real runs take, of a trillion tokens in sequences of the usual length and the planner's
+    own layout at `precision`, or in `chosen` where there is none: on a user's own GPU, or at a
+    batch, that only `chosen` divides. That published runs were in fp16, or long in their sequences,
+    says who trained them and when: here neither is a choice."""
     catalog = _shipped()
     gpu, tokens = catalog.gpu(name), 1e12
+    seq = usual_seq(parameters(shape)["active"], shape.max_positions)
     try:
-        choice = _fastest(shape, gpu, gpus, seq, batch, precision)
+        choice = _fastest(shape, gpu, gpus, seq, max(batch, seq), precision, "adamw")
     except CostError:
         choice = chosen
     took = sum(seconds(shape, choice.layout, gpu, seq, load_constants()).values())
@@ -142,7 +166,7 @@ def _usual(
             small=gpu.memory < 41e9,
             pod=gpu.name.startswith("TPU"),
             experts=shape.experts > 0,
-            fp16=precision == "fp16",
+            fp16=False,
             seq=seq,
             ideal_hours=flops / gpu.peak / 3600,
             clean_hours=took * gpus * tokens / (choice.layout.batch * seq) / useful / 3600,
@@ -168,16 +192,31 @@ def _fastest(
     return fastest(shape, gpu, gpus, seq, batch=batch, precision=precision, optimizer=optimizer)
 
 
+def _products(gpu: Gpu, precision: Precision, constants: Constants) -> float:
+    """FLOP/s that large products reach."""
+    if precision == "fp8":
+        return constants.fp8_matmul * (gpu.fp8_flops or 0.0) * reach_fp8(gpu)
+    return constants.matmul * gpu.peak * reach(gpu)[0]
+
+
+def _rate(pace: float) -> str:
+    return f"{pace:,.0f}" if pace >= 100 else f"{pace:.3g}"
+
+
 def _given(
     layout: Layout, question: Question, gpu: Gpu, gpus: int, batch: int, constants: Constants
 ) -> Choice:
     """The layout that the question names, with as many micro-batches as make up the batch."""
-    shape, seq = question.shape, question.seq or 4096
+    shape, seq = question.shape, question.seq or USUAL_SEQ
     if layout.gpus != gpus:
-        raise CostError(
+        closest = nearest(layout, shape, gpus, gpu.per_node).describe()
+        text = (
             f"the layout {layout.describe()!r} takes {layout.gpus:,} GPUs and {gpus:,} are asked "
-            f"for: set --count {layout.gpus} or another dp"
+            f"for: the nearest layout that does is {closest!r}"
         )
+        if not fault(layout, shape, layout.gpus, gpu.per_node):
+            text += f", or set --count {layout.gpus}"
+        raise CostError(text)
     layout.check(shape, gpus, gpu.per_node)
     if layout.micro_batches == 1:
         rounds = max(1, round(batch / seq / (layout.data * layout.micro_batch)))
@@ -189,7 +228,7 @@ def _given(
 
 def check(question: Question, catalog: Catalog) -> None:
     """CostError for figures that contradict the network or the GPU."""
-    shape, seq, gpu = question.shape, question.seq or 4096, catalog.gpu(question.gpu)
+    shape, seq, gpu = question.shape, question.seq or USUAL_SEQ, catalog.gpu(question.gpu)
     if shape.learned_positions and seq > shape.max_positions > 0:
         raise CostError(
             f"{shape.name} has {shape.max_positions:,} learned positions and sequences of {seq:,} "
@@ -200,18 +239,19 @@ def check(question: Question, catalog: Catalog) -> None:
             f"a step of {question.batch:,.0f} tokens does not hold a sequence of {seq:,}: raise "
             "--batch-tokens or lower --seq"
         )
-    most = 2 * gpu.peak / (3 * forward_flops_per_token(shape, seq))  # fp8 has twice the peak
+    peak = (gpu.fp8_flops or gpu.peak) if question.precision == "fp8" else gpu.peak
+    most = peak / (3 * forward_flops_per_token(shape, seq))
     if question.pace is not None and question.pace > most:
         raise CostError(
-            f"--pace is {question.pace:,.4g} tokens/s a GPU, and {gpu.name} at its peak reaches no "
-            f"more than {most:,.4g} with this network: divide by the number of GPUs"
+            f"--pace is {_rate(question.pace)} tokens/s a GPU, and {gpu.name} at its peak reaches "
+            f"no more than {_rate(most)} with this network: divide by the number of GPUs"
         )
 
 
 def fixed(question: Question, catalog: Catalog) -> Basis:
     """On the GPUs that the question names; where none fits, how many would do."""
     gpu, gpus = catalog.gpu(question.gpu), question.gpus
-    layout, seq = question.layout, question.seq or 4096
+    layout, seq = question.layout, question.seq or USUAL_SEQ
     if gpus is None:
         gpus = layout.gpus if layout else 1
     try:

@@ -1,14 +1,18 @@
 """The layout that a run should take: of those that divide and fit, the one with the fastest step.
 
-Every candidate of `benthic.cost.step.layout` is timed at the batch that the run wants; of those,
-the first that fits is taken, fastest first. Batch sizes that nobody has chosen follow the model's
-size.
+Every candidate of `benthic.cost.step.layout` is looked at, at the batch that the run wants; of
+those, the first that fits is taken, fastest first. What is computed again in the backward takes
+time and saves memory, so more of it is timed only where less does not fit. Batch sizes that nobody
+has chosen follow the model's size.
 """
 
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from math import log2
+from typing import get_args
 
 from benthic.cost.catalog.load import Catalog, CostError, Gpu
+from benthic.cost.network.activations import Recompute
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.step.calibrate import load_constants
@@ -16,9 +20,11 @@ from benthic.cost.step.goodput import usual_goodput
 from benthic.cost.step.layout import Layout, Optimizer, Precision, candidates
 from benthic.cost.step.memory import DoesNotFit, Memory, memory, usable
 from benthic.cost.step.speed import forward_flops_per_token, seconds
+from benthic.cost.step.work import Memo
 
 USUAL_DAYS = 40  # an assumption: published runs took 10 to 90
 MOST_GPUS = 16384
+_MORE: tuple[Recompute, ...] = get_args(Recompute)  # none, selective, full
 
 
 @dataclass(frozen=True)
@@ -46,26 +52,39 @@ def fastest(
 
     Raises CostError where no layout divides the batch, DoesNotFit where none fits.
     """
-    constants = load_constants()
+    constants, memo = load_constants(), Memo()
     sequences = max(1, (batch or usual_batch(shape, gpus)) // seq)
-    timed: list[tuple[float, float, Layout]] = []
+    tried = found = 0
+    waiting: list[tuple[float, int, float, Layout]] = []
+
+    def time(layout: Layout) -> None:
+        nonlocal found
+        found += 1
+        step = sum(seconds(shape, layout, gpu, seq, constants, memo).values())
+        heappush(waiting, (step / layout.batch, found, step, layout))
+
     for one in candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision):
         micro = sequences / (one.data * one.micro_batch)
         if micro < 1:
             continue
-        layout = replace(one, micro_batches=round(micro), optimizer=optimizer)
-        step = sum(seconds(shape, layout, gpu, seq, constants).values())
-        timed.append((step / layout.batch, step, layout))
-    if not timed:
+        tried += 1
+        if one.recompute == _MORE[0]:  # to compute again takes longer and saves memory
+            time(replace(one, micro_batches=round(micro), optimizer=optimizer))
+    if not tried:
         raise CostError(
             f"{sequences} sequences a step are too few for {gpus} GPUs: use fewer GPUs or a batch "
             f"of {2 * sequences * seq} tokens"
         )
-    timed.sort(key=lambda row: row[0])
-    for rank, (_, step, layout) in enumerate(timed):
+    too_large = 0
+    while waiting:
+        _, _, step, layout = heappop(waiting)
         held = memory(shape, layout, seq)
         if held.total <= usable(gpu):
-            return Choice(layout, step, held, len(timed), rank)
+            return Choice(layout, step, held, tried, too_large)
+        too_large += 1
+        if layout.recompute != _MORE[-1]:
+            more = _MORE[_MORE.index(layout.recompute) + 1]
+            time(replace(layout, recompute=more))
     raise DoesNotFit(
         f"{shape.name} fits {gpus} {gpu.name} in no layout with {sequences} sequences a step: use "
         "more GPUs or GPUs with more memory"

@@ -19,6 +19,7 @@ from statistics import NormalDist
 from benthic.cost.catalog.load import Catalog, CostError, Figure, Gpu
 from benthic.cost.planner.basis import MOST_GPUS, Basis, Question, basis, check, fixed, held, nodes
 from benthic.cost.planner.choose import Choice
+from benthic.cost.planner.fewer import Fewer, fewer
 from benthic.cost.planner.practice import TENTH, Practice
 from benthic.cost.spread import Spread, spread
 from benthic.cost.step.goodput import Goodput
@@ -62,10 +63,24 @@ class Plan:
     assumptions: tuple[str, ...] = ()
     solved: str = ""
     """what was not given and found: tokens, gpus, or nothing"""
+    fewer: Fewer | None = None
+    """of the GPUs that were named, where those finish earlier or cheaper than all"""
 
     @property
     def layout(self) -> Layout:
         return self.choice.layout
+
+    @property
+    def price(self) -> float:
+        """US dollars a GPU-hour of the median run: above the rent's value where its range is."""
+        return self.dollars.p50 / self.gpu_hours.p50
+
+    @property
+    def over(self) -> float:
+        """What P90 takes over the budget or the days, of whichever it exceeds more; 0: neither was
+        given."""
+        limits = ((self.dollars, self.question.budget), (self.days, self.question.days))
+        return max((found.p90 / most for found, most in limits if most is not None), default=0.0)
 
     @property
     def clean_hours(self) -> float:
@@ -87,16 +102,25 @@ def plan(question: Question, catalog: Catalog) -> Plan:
         return _tokens_for(question, catalog, gpu, rent, notes)
     if question.gpus is None and question.layout is None:
         return _gpus_for(question, catalog, gpu, rent, notes)
-    return _answer(question, fixed(question, catalog), catalog, rent, notes)
+    known = fixed(question, catalog)
+    one = _answer(question, known, catalog, rent, notes)
+    return replace(one, fewer=fewer(question, known, catalog))
 
 
 def rent_of(question: Question, catalog: Catalog, gpu: Gpu) -> Figure:
     """US dollars a GPU-hour: the question's own, or the catalog's of its date."""
     if question.rent is None:
         try:
-            return catalog.rent(gpu.name, question.date)
+            found = catalog.rent(gpu.name, question.date)
         except CostError as error:
             raise CostError(f"{error}, or give --rent") from None
+        if found.low <= 0:
+            raise CostError(
+                f"{found.key} is {found.low:g} {found.unit} ({found.source}), and nothing is had "
+                "for no money: give a rent above zero; what machines of one's own cost an hour is "
+                "'benthic cost fleet'"
+            )
+        return found
     price = question.rent
     return Figure(f"rent.{gpu.name.lower()}", price, price, price, "USD/h", "yours", "", "own")
 
@@ -131,6 +155,7 @@ def _answer(
         },
         assumptions=(*notes, *known.notes),
         solved=solved,
+        fewer=None,
         **{key: spread(column) for key, column in columns.items()},
     )
 

@@ -63,7 +63,7 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         work += f"{plan.gpus:,} {plan.gpu.name}"
     verdict = (
         f"{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
-        f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_lost(plan)}"
+        f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_sure(plan)}{_lost(plan)}"
     )
     sections = [_figures(plan), _layout(plan), _hours(plan, catalog), left_out(plan, catalog)]
     if why:
@@ -99,6 +99,19 @@ def _odds(plan: Plan) -> str:
     limits = {"budget": money(plan.question.budget or 0), "days": _days(plan.question.days)}
     said = [f"{share(odds)} within {limits[name]}" for name, odds in plan.odds.items()]
     return f"; {' and '.join(said)}" if said else ""
+
+
+def _sure(plan: Plan) -> str:
+    """Where tokens were solved for by the median run: the odds, P90, and what is safe."""
+    if plan.solved != "tokens":
+        return ""
+    odds = min(plan.odds.values())
+    p90 = [dollars(plan.dollars.p90)] * (plan.question.budget is not None)
+    p90 += [time(plan.days.p90)] * (plan.question.days is not None)
+    return (
+        f" It stays inside in {share(odds)} of such runs, and P90 is {' and '.join(p90)}: with "
+        f"nine chances in ten it is {count(plan.tokens / plan.over)} tokens."
+    )
 
 
 def _lost(plan: Plan) -> str:
@@ -181,12 +194,26 @@ def _layout(plan: Plan) -> Section:
     }
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     memory = (
-        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB on the fullest GPU: {listed}."
+        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB on the fullest GPU, of 1e9 "
+        f"bytes each (it is sold with {plan.gpu.memory / 1e9:.0f} and counts 2^30): {listed}."
     )
     return Section(
         title="Layout",
-        blocks=[Points(items=[("over the GPUs", text), ("memory", memory)])],
+        blocks=[Points(items=[("over the GPUs", text), *_fewer(plan), ("memory", memory)])],
     )
+
+
+def _fewer(plan: Plan) -> list[tuple[str, str]]:
+    """Where not all GPUs are best."""
+    found = plan.fewer
+    if found is None:
+        return []
+    text = (
+        f"{found.gpus:,} of your {plan.gpus:,} divide in more ways and finish in "
+        f"{time(found.days)} and {count(found.gpu_hours)} GPU-hours, the rest idle "
+        f"(--count {found.gpus})"
+    )
+    return [("with fewer", text)]
 
 
 def _hours(plan: Plan, catalog: Catalog) -> Section:
@@ -217,7 +244,7 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
         f"{count(hours / useful)} with failures every "
         f"{time(plan.good.job_mtbf / 86400)}, checkpoints every "
         f"{time(plan.good.interval / 86400)}, restarts and stragglers (goodput {useful:.1%}); "
-        f"{count(plan.practice.p50)}, x {digits(plan.practice.factor, 2)}, by {real}."
+        f"{count(plan.practice.p50)}, x {plan.practice.factor:.2f}, by {real}."
     )
     said = _disclosed(plan, catalog)
     return Section(
@@ -308,6 +335,7 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
         "odds": plan.odds,
         "layout": plan.layout.describe(),
         "layouts_tried": plan.choice.tried,
+        "fewer": asdict(plan.fewer) if plan.fewer else None,
         "memory": asdict(held) | {"total": held.total, "usable": usable(plan.gpu)},
         "step": {
             "seconds": asdict(plan.step.total),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benthic.cost.catalog.load import Catalog
-from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits
+from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits, share
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan
 from benthic.cost.planner.plan_page import count, dollars, left_out, means, sources, span, time
@@ -74,19 +74,20 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
             count(size.parameters),
             digits(size.ratio, 3),
             count(size.plan.tokens),
-            f"{size.plan.gpus:,}",
             time(size.plan.days.p50),
             dollars(size.plan.dollars.p50),
+            dollars(size.plan.dollars.p90),
             size.about,
         )
         for size in found
     ]
-    right = ("parameters", "tokens each", "tokens", "GPUs", "time", "rent")
+    right = ("parameters", "tokens each", "tokens", "time", "rent", "P90")
     more = ", or fewer for longer" if len(found) > 1 else ""
     return Page(
         title="Plan: how large a model",
         verdict=f"{means(asked)} {count(first.parameters)} parameters on "
-        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}.",
+        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}. "
+        f"{_sure(first, asked)}",
         about="Dense networks of usual proportions; by the median run. Name a config or a preset "
         "for a network of your own.",
         numbers=(),
@@ -98,4 +99,15 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
             left_out(first.plan, catalog),
             *([sources([size.plan for size in found], catalog)] if why else []),
         ],
+    )
+
+
+def _sure(size: Size, asked: Question) -> str:
+    """The odds of the median run, and what is safe: hours go with the square of the size where
+    tokens go with it."""
+    odds = min(size.plan.odds.values())
+    most = size.plan.over ** (1.0 if asked.tokens is not None else 0.5)
+    return (
+        f"That stays inside in {share(odds)} of such runs; with nine chances in ten it is about "
+        f"{count(size.parameters / most)} parameters."
     )

@@ -1,7 +1,9 @@
 """From a clean step to a real run: what published runs took, over what their chips could.
 
 log(hours / hours at full peak) is a Gaussian process. Its mean has four fitted factors: a constant,
-software before mid-2023, training in fp16, and doublings of the sequence beyond 2048. Its
+software before mid-2023, training in fp16, and doublings of the sequence beyond 2048. The last two
+stand for who trained and when (fp16: early and new to it; 8,192: Meta and AI2), not for what the
+step takes, so a plan asks with the usual of both and its own choice moves the clean step alone. The
 covariance falls with the distance in active parameters, in the chip's peak and in kind, so that a
 run leans on published ones that are like it. Of the clean step's own slowness a fixed share carries
 over, all of it beyond e times the hours at full peak: among published runs teams differ more than
@@ -29,6 +31,7 @@ from benthic.cost.step.calibrate import figures
 
 FILE = Path(__file__).parents[1] / "catalog" / "practice_runs.csv"
 _HOPPER = 6e14  # FLOP/s: chips above it are of Hopper's generation and later
+USUAL_SEQ = 4096  # most published runs' since 2023, and a plan's where nobody says
 TENTH = 1.2816  # deviations from the middle to P10 and P90
 
 
@@ -109,6 +112,15 @@ def usual_date(gpu: Gpu) -> float:
     year, _, month = gpu.release.partition("-")
     today = Day.today()
     return min(int(year) + int(month or 6) / 12 + 2.5, today.year + today.month / 12)
+
+
+def usual_seq(active: float, longest: int) -> int:
+    """Tokens of a sequence that a network is trained in: what the latest published run of the very
+    network was, to the last weights, else `USUAL_SEQ`, and no more than `longest` (0: any)."""
+    same = [run for run in published_runs() if abs(run.active / active - 1) < 1e-4]
+    if same:
+        return max(same, key=lambda run: run.date).seq
+    return min(USUAL_SEQ, longest or USUAL_SEQ)
 
 
 def _read(row: dict[str, str]) -> Traits:

@@ -130,12 +130,12 @@ def waterfall(
                 flops=3 * forward_flops_per_token(network, last.seq),
                 plan=one,
                 hours=hours,
-                dollars=hours * last.rent.value,
+                dollars=hours * last.price,
                 overhead=_overhead(idea, stages[-1].plan, one, served) if stages else "",
                 served=served,
                 cache=cache_bytes(network, context=context),
                 weights=size * parameters(network)["total_with_mtp"],
-                price=served.price(last.rent.value),
+                price=served.price(last.price),
                 check=_CHECKS.get(idea, _CHECKS[PLAIN]),
             )
         )

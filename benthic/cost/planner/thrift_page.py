@@ -33,8 +33,8 @@ def page(story: Story, catalog: Catalog, *, why: bool = False) -> Page:
     gpu = last.plan.gpu
     lacks = [idea for idea in IDEAS if idea not in {stage.idea for stage in stages}]
     about = (
-        f"On {gpu.name} at ${last.plan.rent.value:.2f} an hour. Each line adds one idea to the "
-        "line above; what it saves is against that line, a minus is what it adds."
+        f"On {gpu.name} at ${last.plan.price:.2f} an hour, the plan's median. Each line adds "
+        "one idea to the line above; what it saves is against that line, a minus is what it adds."
     )
     if lacks:
         about += f" Not in it: {', '.join(lacks)}"

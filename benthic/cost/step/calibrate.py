@@ -155,9 +155,12 @@ def why(gpu: str) -> list[str]:
 
 
 def refuse(files: Iterable[Path]) -> None:
-    """CostError where a user's file of figures holds a row of this one."""
+    """CostError where a user's file of figures holds a row of this one, or none at all."""
     for path in files:
-        for line, cells in cells_of(path, ("key", "value", "unit")):
+        rows = list(cells_of(path, ("key", "value", "unit")))
+        if not rows:
+            raise CostError(f"{path} has no row below its header: give one figure at least")
+        for line, cells in rows:
             if (key := cells["key"].strip().lower()) in shipped():
                 raise CostError(
                     f"{path}, line {line}: {quoted(key)} is a constant of {FILE.name}, which "

@@ -93,7 +93,7 @@ class Layout:
         """
         check_sizes(self)
         check_machines(gpus, per_node)
-        problem = _problem(self, shape, gpus, per_node)
+        problem = fault(self, shape, gpus, per_node)
         if problem:
             closest = nearest(self, shape, gpus, per_node)
             raise CostError(f"{problem}: the nearest layout that does is {closest.describe()!r}")
@@ -180,7 +180,7 @@ def stages(shape: Shape, pipeline: int) -> list[int]:
     return [base + (stage in more) for stage in range(pipeline)]
 
 
-def _problem(layout: Layout, shape: Shape, gpus: int, per_node: int) -> str:
+def fault(layout: Layout, shape: Shape, gpus: int, per_node: int) -> str:
     """What does not divide, or nothing."""
     text, tensor, pipeline = layout.describe(), layout.tensor, layout.pipeline
     if layout.gpus != gpus:
@@ -247,7 +247,7 @@ def nearest(layout: Layout, shape: Shape, gpus: int, per_node: int) -> Layout:
                         away = distance(layout, tried)
                         if found and away >= found[0]:
                             continue
-                        if not _problem(tried, shape, gpus, per_node):
+                        if not fault(tried, shape, gpus, per_node):
                             found = away, tried
     assert found is not None  # data = gpus alone always divides
     return found[1]
@@ -293,7 +293,7 @@ def candidates(
                         precision=precision,
                         micro_batches=4 * pipeline if pipeline > 1 else 1,
                     )
-                    if not _problem(one, shape, gpus, per_node):
+                    if not fault(one, shape, gpus, per_node):
                         yield from _settings(one)
 
 
@@ -312,18 +312,15 @@ def _settings(layout: Layout) -> Iterator[Layout]:
 
 
 def _pipelines(shape: Shape, most: int) -> list[int]:
-    sizes = [p for p in _divisors(most) if p <= min(shape.layers, 64)]
-    whole = [p for p in sizes if p & (p - 1) == 0]
-    return whole + [p for p in sizes if shape.layers % p == 0 and p not in whole][: 8 - len(whole)]
+    return [p for p in _divisors(most) if p <= min(shape.layers, 64)]
 
 
 def _expert_groups(shape: Shape, most: int) -> list[int]:
+    """One, and the ten widest that divide, powers of two first."""
     if not shape.moe_layers:
         return [1]
-    sizes = _divisors(gcd(shape.experts, most))
-    whole = [e for e in sizes if e & (e - 1) == 0]
-    kept = whole if len(whole) > 1 else sizes
-    return [1, *[e for e in kept if e > 1][-5:]]
+    sizes = sorted(_divisors(gcd(shape.experts, most))[1:], key=lambda e: (e & (e - 1) > 0, -e))
+    return [1, *sorted(sizes[:10])]
 
 
 def _powers(number: int, most: int) -> list[int]:

@@ -33,6 +33,7 @@ FRAGMENTATION = 0.05
 _MOMENTS = 8.0  # bytes a parameter of AdamW's two, in fp32
 _LONGEST = 10**8  # tokens of a sequence; beyond is a slip of the keyboard
 _MOST_GPUS = 1 << 20
+_NODE = 8  # GPUs that are rented together, also where more share a link
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,7 @@ def nearest_fit(
 ) -> Fit:
     """The layout on `gpus` GPUs that fits and lies nearest to `layout`, or to plain ZeRO-1.
 
-    Where none does, `missing` says how many GPUs more would do, found by doubling and bisection
-    over whole nodes (so a little more than the least, where sizes divide badly).
+    Where none does, `missing` says how many GPUs more would do, in whole nodes from one on.
     """
     check_machines(gpus, gpu.per_node)
     wanted = layout or Layout(data=gpus, zero=1 if gpus > 1 else 0)
@@ -255,18 +255,22 @@ def _lean(shape: Shape, gpus: int, per_node: int, seq: int, like: Layout) -> Ite
 
 
 def _enough(gpus: int, gpu: Gpu, room: Callable[[int], Memory | None]) -> int | None:
-    """The least number of GPUs, in whole nodes, that bisection finds to hold it."""
+    """The least number of GPUs that holds it, one by one up to a node, then by bisection over whole
+    nodes."""
 
     def holds(count: int) -> bool:
         least = room(count)
         return least is not None and least.total <= usable(gpu)
 
-    low, high = gpus, 2 * max(gpus, gpu.per_node)
+    node = min(gpu.per_node, _NODE)
+    for count in range(gpus + 1, node):
+        if holds(count):
+            return count
+    low, high = gpus, 2 * max(gpus, node)
     while not holds(high):
         low, high = high, 2 * high
         if high > _MOST_GPUS:
             return None
-    node = gpu.per_node
     below, above = low // node, -(-high // node)
     while above - below > 1:
         middle = (below + above) // 2

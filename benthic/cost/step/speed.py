@@ -14,7 +14,7 @@ from benthic.cost.network.flops import forward_parts
 from benthic.cost.network.shape import Shape
 from benthic.cost.step.calibrate import Constants, ends, load_constants
 from benthic.cost.step.layout import Layout
-from benthic.cost.step.work import CLASSES, Work, reach
+from benthic.cost.step.work import CLASSES, Memo, Work, reach
 
 __all__ = ["CLASSES", "Span", "Step", "forward_flops_per_token", "seconds", "step_time"]
 
@@ -89,9 +89,15 @@ def forward_flops_per_token(shape: Shape, seq: int) -> float:
 
 
 def seconds(
-    shape: Shape, layout: Layout, gpu: Gpu, seq: int, constants: Constants
+    shape: Shape,
+    layout: Layout,
+    gpu: Gpu,
+    seq: int,
+    constants: Constants,
+    memo: Memo | None = None,
 ) -> dict[str, float]:
-    """Seconds by class of CLASSES; their sum is the step's."""
+    """Seconds by class of CLASSES; their sum is the step's. `memo`, empty at first, is for a search
+    over layouts with all else the same."""
     if seq < 1:
         raise CostError(f"the sequence is {seq} tokens long: give a positive number")
-    return Work(shape, layout, gpu, seq, constants).step()
+    return Work(shape, layout, gpu, seq, constants, memo).step()

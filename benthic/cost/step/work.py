@@ -9,6 +9,7 @@ slowest stage for every further micro-batch (1F1B), of whose bubble better sched
 """
 
 from functools import lru_cache
+from heapq import heapreplace
 from math import ceil
 
 from benthic.cost.catalog.load import CostError, Gpu
@@ -44,16 +45,13 @@ def _parameters(shape: Shape) -> dict[str, int]:
 
 def reach(gpu: Gpu) -> tuple[float, float, float]:
     """Large products' share of the GPU's peak over that of the A100, with its low and high end; 1
-    for one of no vendor, whose peak somebody measured. CostError where the constants have no row of
-    it."""
+    for one of no vendor, whose peak somebody measured. CostError where no row is of it."""
     if not gpu.vendor:
         return 1.0, 1.0, 1.0
     found = shipped().get(f"reach.{gpu.name.lower()}")
     if found is None:
-        raise CostError(
-            f"{FILE.name} has no row reach.{gpu.name.lower()}: give it that of the nearest "
-            "generation"
-        )
+        name = f"reach.{gpu.name.lower()}"
+        raise CostError(f"{FILE.name} has no row {name}: give it that of the nearest generation")
     return found.value, found.low, found.high
 
 
@@ -62,13 +60,25 @@ def reach_fp8(gpu: Gpu) -> float:
     return reach(gpu)[0] / shipped()["reach.h800-sxm"].value if gpu.vendor else 1.0
 
 
+Parts = dict[str, float]
+Memo = dict[tuple[object, ...], tuple[Parts, Parts, Parts]]
+
+
 class Work:
-    """One layout at work: every method gives seconds of one GPU."""
+    """One layout at work: every method gives seconds of one GPU. `memo` keeps what layers and ends
+    take for the layouts of one search, which share network, GPU, sequence and constants."""
 
     def __init__(
-        self, shape: Shape, layout: Layout, gpu: Gpu, seq: int, constants: Constants
+        self,
+        shape: Shape,
+        layout: Layout,
+        gpu: Gpu,
+        seq: int,
+        constants: Constants,
+        memo: Memo | None = None,
     ) -> None:
         c = constants
+        self.memo: Memo = {} if memo is None else memo
         self.shape, self.layout, self.seq, self.c = shape, layout, seq, c
         self.fp8 = layout.precision == "fp8"
         if self.fp8 and not gpu.fp8_flops:
@@ -94,46 +104,55 @@ class Work:
         )
         self.groups = comm.groups(layout, gpu.per_node)
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> Parts:
         shape, layout, c = self.shape, self.layout, self.c
-        layers = dict.fromkeys(CLASSES, 0.0)
-        for count, sparse in ((shape.mlp_layers, False), (shape.moe_layers, True)):
-            if count:
-                _add(layers, self._layer(sparse), count)
-        if shape.mtp:
-            joint = 3 * self._product(shape.hidden / layout.tensor, 2 * shape.hidden)
-            _add(layers, self._layer(shape.experts > 0), shape.mtp)
-            layers["matmul"] += shape.mtp * joint
-        ends = dict.fromkeys(CLASSES, 0.0)
-        embedding, head = self._embedding(), self._head()
-        _add(ends, embedding)
-        _add(ends, head, 1 + shape.mtp)
+        layers, embedding, head = self._once()
         times = self._stages(
             sum(layers.values()) / (shape.layers + shape.mtp),
             sum(embedding.values()),
             (1 + shape.mtp) * sum(head.values()),
         )
         slowest, micro = max(times), layout.micro_batches
-        parts = {part: micro / layout.pipeline * (layers[part] + ends[part]) for part in CLASSES}
+        parts = {part: micro / layout.pipeline * time for part, time in layers.items()}
+        _add(parts, embedding, micro / layout.pipeline)
+        _add(parts, head, micro / layout.pipeline * (1 + shape.mtp))
         parts["imbalance"] += micro * (slowest - sum(times) / layout.pipeline)
         parts["bubble"] = c.bubble * (sum(times) - slowest) / layout.interleave
         parts["pipeline"] = self._hand_over()
         _add(parts, self._update(slowest))
         return parts
 
+    def _once(self) -> tuple[Parts, Parts, Parts]:
+        """All layers, the embedding and one head, of a micro-batch: the same at any depth, number
+        of replicas or ZeRO."""
+        shape, layout = self.shape, self.layout
+        key = (
+            *(layout.tensor, layout.context, layout.expert, layout.micro_batch),
+            *(layout.recompute, layout.sequence_parallel, layout.precision),
+        )
+        if key not in self.memo:
+            layers = dict.fromkeys(CLASSES, 0.0)
+            for count, sparse in ((shape.mlp_layers, False), (shape.moe_layers, True)):
+                if count:
+                    _add(layers, self._layer(sparse), count)
+            if shape.mtp:
+                _add(layers, self._layer(shape.experts > 0), shape.mtp)
+                joint = 3 * self._product(shape.hidden / layout.tensor, 2 * shape.hidden)
+                layers["matmul"] += shape.mtp * joint
+            self.memo[key] = layers, self._embedding(), self._head()
+        return self.memo[key]
+
     def _stages(self, block: float, first: float, last: float) -> list[float]:
-        """Times of the pipeline's stages: blocks evenly, or so that the slowest is least."""
+        """Times of the stages, in no order: blocks evenly, or so that the slowest is least."""
         pipeline = self.layout.pipeline
         if pipeline == 1 or not self.c.balance:
             times = [count * block for count in stages(self.shape, pipeline)]
             times[0] += first
             times[-1] += last
             return times
-        times = [0.0] * pipeline
-        times[0], times[-1] = first, last
+        times = sorted([first, last, *[0.0] * (pipeline - 2)])
         for _ in range(self.shape.layers + self.shape.mtp):
-            least = min(range(pipeline), key=times.__getitem__)
-            times[least] += block
+            heapreplace(times, times[0] + block)
         return times
 
     def _product(self, n: float, k: float, rows: float = 0.0, *, count: float = 1.0) -> float:
