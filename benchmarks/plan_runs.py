@@ -21,26 +21,28 @@ import argparse
 import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from math import exp, expm1, log, log2, sqrt
 from pathlib import Path
 from statistics import median
 
 from benthic.cost.catalog.checks import impossible
-from benthic.cost.catalog.load import Catalog, CostError, load
+from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network.read_shape import from_row
+from benthic.cost.network.shape import Shape
 from benthic.cost.planner.choose import clean_run
 from benthic.cost.planner.practice import (
     FILE,
     TENTH,
-    USUAL_SEQ,
     Practice,
     Traits,
+    chip,
+    is_sparse,
     published_runs,
     real_hours,
     solve,
-    usual_date,
 )
+from benthic.cost.planner.usual import usual_practice
 from benthic.cost.step.calibrate import figures
 from benthic.cost.step.goodput import usual_goodput
 from benthic.cost.step.layout import Precision, parse
@@ -82,12 +84,10 @@ def traits(catalog: Catalog, run: Mapping[str, str], widths: Mapping[str, str]) 
     return Traits(
         run=run["model"],
         org=run["org"],
+        **vars(chip(gpu)),
         date=int(year) + (int(month) - 0.5) / 12,
         active=clean.active,
-        peak=gpu.peak,
-        small=gpu.memory <= 40e9,
-        pod=gpu.per_node > 64,
-        experts=shape.experts > 0,
+        experts=is_sparse(shape),
         fp16=run["precision"] == "fp16" and not unknown,
         seq=seq,
         ideal_hours=clean.ideal_hours,
@@ -96,26 +96,39 @@ def traits(catalog: Catalog, run: Mapping[str, str], widths: Mapping[str, str]) 
     )
 
 
-def as_planned(
-    catalog: Catalog, row: Mapping[str, str], widths: Mapping[str, str]
-) -> tuple[Traits, Traits]:
-    """A run as a plan of an unpublished network asks of it, its hours as the clean steps go from
-    its own sequence to the usual one, and as it was."""
-    own = traits(catalog, row, widths)
-    usual = traits(catalog, row, {**widths, "seq_len": str(USUAL_SEQ)})
-    date = usual_date(catalog.gpu(row.get("gpu_exact") or row["gpu"]))
-    hours = own.hours * usual.clean_hours / own.clean_hours
-    return replace(usual, hours=hours, date=date, fp16=False), own
+@dataclass(frozen=True)
+class Asked:
+    """A run as a plan of it asks: by shape, GPU and precision; `own` is the run as it was."""
+
+    own: Traits
+    shape: Shape
+    gpu: Gpu
+    precision: Precision
+
+    def planned(self, others: Sequence[Traits]) -> Practice:
+        practice = usual_practice(
+            self.shape, self.gpu, self.precision, date=self.own.date, published=others
+        )
+        return practice.of(self.own.clean_hours)
 
 
-def unknown(name: str, pairs: Sequence[tuple[Traits, Traits]], by: str = "") -> None:
-    """Prints how far plans are from runs, asked as for a new network; `by`: what is left out."""
-    runs, found = [asked for asked, _ in pairs], []
-    for asked, own in pairs:
-        others = [o for o in published_runs() if not by or getattr(o, by) != getattr(own, by)]
-        found.append(real_hours(asked, others))
-    line(f"  {name}", [log(one.p50 / run.hours) for run, one in zip(runs, found, strict=True)])
-    print(f"    P10 to P90 holds {coverage(runs, found):.0%}")
+def asked(catalog: Catalog, row: Mapping[str, str], widths: Mapping[str, str]) -> Asked:
+    gpu = catalog.gpu(row.get("gpu_exact") or row["gpu"])
+    precision: Precision = "fp8" if row["precision"] == "fp8" else "bf16"
+    return Asked(traits(catalog, row, widths), from_row(widths), gpu, precision)
+
+
+def as_plans(name: str, runs: Sequence[Asked], by: str = "") -> None:
+    """Prints how far plans are from runs; `by`: what is left out."""
+    found = [
+        run.planned(
+            [o for o in published_runs() if not by or getattr(o, by) != getattr(run.own, by)]
+        )
+        for run in runs
+    ]
+    off = [log(one.p50 / run.own.hours) for run, one in zip(runs, found, strict=True)]
+    line(f"  {name}", off)
+    print(f"    P10 to P90 holds {coverage([run.own for run in runs], found):.0%}")
 
 
 def class_median(run: Traits, others: Sequence[Traits]) -> float:
@@ -233,7 +246,7 @@ def v3(catalog: Catalog, widths: Mapping[str, str]) -> None:
 
 def more(catalog: Catalog, path: Path) -> None:
     """Runs that are not in the catalog, the layouts again the planner's own."""
-    runs, pairs = [], []
+    plans = list[Asked]()
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     doubt(catalog, rows)
@@ -241,20 +254,20 @@ def more(catalog: Catalog, path: Path) -> None:
         reason = excluded(row) or ("" if row["usable"] == "yes" else "marked unusable")
         try:
             if not reason:
-                pairs.append(as_planned(catalog, row, row))
-                runs.append(pairs[-1][1])
+                plans.append(asked(catalog, row, row))
         except CostError as error:
             reason = str(error)
         if reason:
             print(f"  left out: {row['model']}: {reason}")
+    runs = [plan.own for plan in plans]
     table(runs, [real_hours(run) for run in runs])
     known = {run.org for run in published_runs()}
     outside("all", runs)
     outside("organisations in the catalog", [run for run in runs if run.org in known])
     outside("organisations not in the catalog", [run for run in runs if run.org not in known])
-    print("\nasked as a plan of a new network is")
-    unknown("organisations in the catalog", [pair for pair in pairs if pair[1].org in known])
-    unknown("organisations not in it", [pair for pair in pairs if pair[1].org not in known])
+    print("\nasked as plans are")
+    as_plans("organisations in the catalog", [plan for plan in plans if plan.own.org in known])
+    as_plans("organisations not in it", [plan for plan in plans if plan.own.org not in known])
 
 
 def doubt(catalog: Catalog, rows: Sequence[Mapping[str, str]]) -> None:
@@ -288,17 +301,17 @@ def main() -> None:
     )
     catalog = load()
     widths = {row["model"]: row for row in catalog.table("run_shapes")}
-    runs, pairs = [], []
+    plans = list[Asked]()
     for row in catalog.table("runs"):
         reason = excluded(row)
         if reason:
             print(f"left out: {row['model']}: {reason}")
             continue
-        pairs.append(as_planned(catalog, row, widths[row["model"]]))
-        runs.append(pairs[-1][1])
+        plans.append(asked(catalog, row, widths[row["model"]]))
         if row.get("flag"):
             print(f"flagged: {row['model']}: {row['flag']}")
     doubt(catalog, catalog.table("runs"))
+    runs = [plan.own for plan in plans]
     store(runs, args.write)
     found = [real_hours(run, [o for o in runs if o.run != run.run]) for run in runs]
     print()
@@ -322,9 +335,9 @@ def main() -> None:
     for width in STRANGERS:
         held = (coverage(runs, [widened(o, width) for o in them]) for them in (found, strange))
         print("  {:.2f}: {:.0%}, {:.0%}".format(width, *held))
-    print("\nasked as a plan of a new network is: usual date, 4,096 tokens, 16 bits")
-    unknown("each run left out", pairs, "run")
-    unknown("each organisation left out", pairs, "org")
+    print("\nasked as plans are: of the usual run, on the published GPU most alike")
+    as_plans("each run left out", plans, "run")
+    as_plans("each organisation left out", plans, "org")
     v3(catalog, widths["DeepSeek-V3"])
     if args.more:
         print(f"\n{args.more.name}, to which nothing was fitted")

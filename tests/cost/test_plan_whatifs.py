@@ -9,11 +9,10 @@ import pytest
 from benthic.cost.catalog.load import CostError
 from benthic.cost.network.read_shape import shape
 from benthic.cost.network.widths import from_numbers
-from benthic.cost.planner import basis, plan_page, plan_tables
+from benthic.cost.planner import plan_page, plan_tables
 from benthic.cost.planner.asking import ask, rent_of
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import plan
-from benthic.cost.planner.practice import Practice, Traits, real_hours, usual_seq
 from benthic.cost.planner.sizes import sizes
 from benthic.cost.planner.thrift import waterfall
 from tests.cost.test_asking import LLAMA, asked
@@ -43,26 +42,6 @@ def test_fp16_costs_what_bf16_does() -> None:
     old = replace(V3, gpu="a100", precision="bf16", usual=None, gpus=1024)
     hours, clean = ratios(old, replace(old, precision="fp16"))
     assert hours == pytest.approx(clean, rel=1e-6)
-
-
-def test_the_usual_sequence_is_the_published_networks_own() -> None:
-    assert usual_seq(8030261248, 131072) == 8192  # Llama 3.1 8B, to the last weight
-    assert usual_seq(8.04e9, 131072) == 4096 and usual_seq(1.1e9, 2048) == 2048
-    assert usual_seq(37552282624, 0) == 4096
-
-
-def test_practice_is_asked_of_the_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked_of = list[Traits]()
-
-    def listening(traits: Traits) -> Practice:
-        asked_of.append(traits)
-        return real_hours(traits)
-
-    monkeypatch.setattr(basis, "real_hours", listening)
-    plan(replace(V3, seq=8192, precision="fp16", usual="fp8"), CATALOG)
-    eight = replace(SMALL, shape=shape("llama-3.1-8b"), seq=2048, layout=None)
-    plan(eight, CATALOG)
-    assert [(one.seq, one.fp16) for one in asked_of] == [(4096, False), (8192, False)]
 
 
 def test_longer_than_the_config_is_remarked() -> None:

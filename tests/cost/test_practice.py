@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from benthic.cost.catalog.load import CostError, load
 from benthic.cost.network.read_shape import from_row
 from benthic.cost.planner.choose import clean_run, fastest, usual_batch, usual_gpus
-from benthic.cost.planner.practice import (
-    TENTH,
-    Traits,
-    published_runs,
-    real_hours,
-    solve,
-    usual_date,
-)
+from benthic.cost.planner.practice import TENTH, Traits, published_runs, real_hours, solve
 from benthic.cost.step.calibrate import figures, load_constants
 from benthic.cost.step.layout import candidates
 from benthic.cost.step.memory import memory, usable
@@ -99,7 +92,7 @@ def test_left_out_runs_are_met_as_claimed() -> None:
 def test_strangers_are_met_by_the_width_that_is_theirs() -> None:
     """The least in steps of 0.05 at which P10 to P90 holds 85 % of the runs of organisations left
     out, the width in the file among them."""
-    runs, held = published_runs(), dict.fromkeys((0.15, 0.2, 0.25), 0)
+    runs, held = published_runs(), dict.fromkeys((0.2, 0.25, 0.3), 0)
     for run in runs:
         found = real_hours(run, [other for other in runs if other.org != run.org])
         own = (log(found.p90 / found.p50) / TENTH) ** 2 - figures("practice.")["stranger"] ** 2
@@ -153,11 +146,6 @@ def test_what_cannot_be_predicted_is_a_sentence() -> None:
         real_hours(run, [])
     with pytest.raises(CostError, match="give its tokens and GPU"):
         real_hours(replace(run, ideal_hours=0.0))
-
-
-def test_runs_on_a_gpu_are_later_than_the_gpu() -> None:
-    assert 2023 < usual_date(CATALOG.gpu("A100-80GB")) < 2024
-    assert 2024.5 < usual_date(CATALOG.gpu("H100")) < 2026
 
 
 @given(st.integers(1, 8), st.integers(0, 1000))

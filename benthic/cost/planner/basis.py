@@ -2,28 +2,19 @@
 
 `basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
 number does not hold the network, and `held` takes more until it does. What real runs lose against
-clean ones is asked once, of the planner's own layout in the network's usual precision and length of
-sequence, on the catalog's GPU with the catalog's failures: a layout, a precision, a sequence, a
-failure rate or figures of the GPU that are the user's own move the hours as they move the clean
-ones.
+clean ones is `usual`'s to say.
 """
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, log2
 
-from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
+from benthic.cost.catalog.load import Catalog, CostError, Gpu
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.planner.choose import Choice, fastest, usual_batch
-from benthic.cost.planner.practice import (
-    USUAL_SEQ,
-    Practice,
-    Traits,
-    real_hours,
-    usual_date,
-    usual_seq,
-)
+from benthic.cost.planner.practice import Practice
+from benthic.cost.planner.usual import USUAL_SEQ, most_alike, usual_practice
 from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.goodput import Goodput, usual_goodput
 from benthic.cost.step.layout import Layout, Optimizer, Precision, fault, nearest
@@ -110,7 +101,10 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
     precision = question.usual or question.precision
-    hours = _usual(shape, choice, gpu.name, gpus, batch, precision).of(clean)
+    hours = usual_practice(shape, gpu, precision).of(clean)
+    like = most_alike(gpu).name
+    if like != gpu.name:
+        notes.append(f"no run on {gpu.name} is published: what real runs add is that of {like}")
     if question.pace is not None:
         middle = tokens / question.pace / good.useful / 3600
         off = hours.p50 / middle - 1
@@ -137,46 +131,6 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         flops=flops,
         notes=tuple(notes),
     )
-
-
-def _usual(
-    shape: Shape, chosen: Choice, name: str, gpus: int, batch: int, precision: Precision
-) -> Practice:
-    """What real runs take, of a trillion tokens in sequences of the usual length and the planner's
-    own layout at `precision`, or in `chosen` where there is none: on a user's own GPU, or at a
-    batch, that only `chosen` divides. That published runs were in fp16, or long in their sequences,
-    says who trained them and when: here neither is a choice."""
-    catalog = _shipped()
-    gpu, tokens = catalog.gpu(name), 1e12
-    seq = usual_seq(parameters(shape)["active"], shape.max_positions)
-    try:
-        choice = _fastest(shape, gpu, gpus, seq, max(batch, seq), precision, "adamw")
-    except CostError:
-        choice = chosen
-    took = sum(seconds(shape, choice.layout, gpu, seq, load_constants()).values())
-    useful = usual_goodput(catalog, min(gpus, MOST_GPUS)).useful
-    flops = 3 * forward_flops_per_token(shape, seq) * tokens
-    return real_hours(
-        Traits(
-            run=shape.name,
-            org="",
-            date=usual_date(gpu),
-            active=parameters(shape)["active"],
-            peak=gpu.peak,
-            small=gpu.memory < 41e9,
-            pod=gpu.name.startswith("TPU"),
-            experts=shape.experts > 0,
-            fp16=False,
-            seq=seq,
-            ideal_hours=flops / gpu.peak / 3600,
-            clean_hours=took * gpus * tokens / (choice.layout.batch * seq) / useful / 3600,
-        )
-    )
-
-
-@lru_cache(maxsize=1)
-def _shipped() -> Catalog:
-    return load()
 
 
 @lru_cache(maxsize=256)

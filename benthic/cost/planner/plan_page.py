@@ -23,6 +23,7 @@ from benthic.cost.page import (
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
 from benthic.cost.planner.plan import POWER, TARIFF, Plan
+from benthic.cost.planner.usual import most_alike
 from benthic.cost.spread import Spread
 from benthic.cost.step import calibrate
 from benthic.cost.step.goodput import FAILURES
@@ -299,7 +300,8 @@ def sources(plans: Sequence[Plan], catalog: Catalog) -> Section:
 
 def _why(plans: Sequence[Plan], catalog: Catalog) -> list[str]:
     """Each line once."""
-    names = [plan.gpu.name.lower() for plan in plans]
+    gpus = [gpu for plan in plans for gpu in (plan.gpu, most_alike(plan.gpu))]
+    names = list(dict.fromkeys(gpu.name.lower() for gpu in gpus))
     keys = [f"{name}.{part}" for name in names for part in _SPECIFIED]
     keys += [*FAILURES, *POWER, TARIFF, *_PROGRAMMES]
     lines = catalog.why(key for key in keys if catalog.get(key))

@@ -9,34 +9,50 @@ run leans on published ones that are like it. Of the clean step's own slowness a
 over, all of it beyond e times the hours at full peak: among published runs teams differ more than
 layouts do, but where a step is slower than any of theirs nobody makes up for it. One part in five
 of the prediction is the plain median of the chips' generation, since thirty runs are few to learn
-from. Of what is left, half belongs to the team and half to the network on its chip, so that a plan
-of a network that was trained on the same chip before leans on that run most.
+from. Nothing of this is a step: networks and chips that are nearly alike take nearly the same.
 
-Priors and widths are `practice.*` in `speed_constants.csv`; the runs are
-`catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one by one. The
-gap holds what disclosed hours hold: stalls, restarts, evaluation, detours, longer contexts.
+What a plan asks of it is in `usual`. Priors and widths are `practice.*` in `speed_constants.csv`;
+the runs are `catalog/practice_runs.csv`, which `benchmarks/plan_runs.py` writes and leaves out one
+by one. The gap holds what disclosed hours hold: stalls, restarts, evaluation, detours, longer
+contexts.
 """
 
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date as Day
 from functools import lru_cache
 from math import exp, log, log2, log10, sqrt
 from pathlib import Path
 from statistics import median
 
 from benthic.cost.catalog.load import CostError, Gpu
+from benthic.cost.network.flops import parameters
+from benthic.cost.network.shape import Shape
 from benthic.cost.step.calibrate import figures
 
 FILE = Path(__file__).parents[1] / "catalog" / "practice_runs.csv"
+_SMALL = 41e9  # bytes: chips of 40 GB and less
+_POD = 64  # devices that a fast network joins, from which on they are a pod
+_SPARSE = 0.99  # a network is dense where a token meets so much of it
 _HOPPER = 6e14  # FLOP/s: chips above it are of Hopper's generation and later
-USUAL_SEQ = 4096  # most published runs' since 2023, and a plan's where nobody says
 TENTH = 1.2816  # deviations from the middle to P10 and P90
 
 
-@dataclass(frozen=True)
-class Traits:
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """What a GPU is like."""
+
+    gpu: str
+    peak: float
+    """FLOP/s in bf16"""
+    small: bool
+    """40 GB or less"""
+    pod: bool
+    """of a pod (TPU)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits(Chip):
     """What a run is like. Hours are GPU-hours."""
 
     run: str
@@ -45,13 +61,8 @@ class Traits:
     """years, as 2024.5"""
     active: float
     """parameters that a token meets"""
-    peak: float
-    """FLOP/s of the GPU in bf16"""
-    small: bool
-    """40 GB or less"""
-    pod: bool
-    """chips of a pod (TPU)"""
     experts: bool
+    """and that others do not: see `is_sparse`"""
     fp16: bool
     seq: int
     ideal_hours: float
@@ -80,6 +91,17 @@ class Practice:
         return replace(self, p10=self.p10 * ratio, p50=self.p50 * ratio, p90=self.p90 * ratio)
 
 
+def chip(gpu: Gpu) -> Chip:
+    small, pod = gpu.memory < _SMALL, gpu.per_node > _POD
+    return Chip(gpu=gpu.name, peak=gpu.peak, small=small, pod=pod)
+
+
+def is_sparse(shape: Shape) -> bool:
+    """Whether a token meets only a part of the parameters."""
+    counted = parameters(shape)
+    return counted["active"] < _SPARSE * counted["total"]
+
+
 def real_hours(traits: Traits, published: Sequence[Traits] | None = None) -> Practice:
     """GPU-hours with P10 and P90, from `published` runs (the shipped ones).
 
@@ -104,23 +126,6 @@ def published_runs() -> tuple[Traits, ...]:
     """The shipped runs."""
     with FILE.open(newline="", encoding="utf-8") as file:
         return tuple(_read(row) for row in csv.DictReader(file))
-
-
-def usual_date(gpu: Gpu) -> float:
-    """The year that runs on a GPU are from where nobody says: two and a half years after its
-    release, not later than today."""
-    year, _, month = gpu.release.partition("-")
-    today = Day.today()
-    return min(int(year) + int(month or 6) / 12 + 2.5, today.year + today.month / 12)
-
-
-def usual_seq(active: float, longest: int) -> int:
-    """Tokens of a sequence that a network is trained in: what the latest published run of the very
-    network was, to the last weights, else `USUAL_SEQ`, and no more than `longest` (0: any)."""
-    same = [run for run in published_runs() if abs(run.active / active - 1) < 1e-4]
-    if same:
-        return max(same, key=lambda run: run.date).seq
-    return min(USUAL_SEQ, longest or USUAL_SEQ)
 
 
 def _read(row: dict[str, str]) -> Traits:
@@ -149,28 +154,27 @@ def _carried(run: Traits) -> float:
     return prior["carried"] * min(slow, 1.0) + max(0.0, slow - 1.0)
 
 
+def likeness_of_chips(one: Chip, other: Chip) -> float:
+    """From 0 to 1."""
+    width = figures("practice.width_")
+    distance = (log2(one.peak / other.peak) / width["peak"]) ** 2
+    for name in ("small", "pod"):
+        distance += ((getattr(one, name) != getattr(other, name)) / width["kind"]) ** 2
+    return exp(-distance / 2)
+
+
 def _likeness(one: Traits, other: Traits) -> float:
     width = figures("practice.width_")
     distance = (log10(one.active / other.active) / width["size"]) ** 2
-    distance += (log2(one.peak / other.peak) / width["peak"]) ** 2
-    for name in ("small", "pod", "experts"):
-        distance += ((getattr(one, name) != getattr(other, name)) / width["kind"]) ** 2
-    return exp(-distance / 2)
+    distance += ((one.experts != other.experts) / width["kind"]) ** 2
+    return exp(-distance / 2) * likeness_of_chips(one, other)
 
 
 def _covariance(one: Traits, other: Traits) -> float:
     prior = figures("practice.")
     variances = [4.0] + [prior["factor"] ** 2] * 3
     means = zip(_factors(one), variances, _factors(other), strict=True)
-    shared = prior["likeness"] ** 2 * _likeness(one, other) + sum(a * v * b for a, v, b in means)
-    return shared + prior["same"] ** 2 * _same(one, other)
-
-
-def _same(one: Traits, other: Traits) -> bool:
-    """Whether it is the same network on the same chip, trained again or by others."""
-    kind = (one.peak, one.small, one.pod, one.experts)
-    alike = kind == (other.peak, other.small, other.pod, other.experts)
-    return alike and abs(log(one.active / other.active)) < 0.01
+    return prior["likeness"] ** 2 * _likeness(one, other) + sum(a * v * b for a, v, b in means)
 
 
 def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
@@ -182,8 +186,7 @@ def _predict(traits: Traits, runs: Sequence[Traits]) -> tuple[float, float]:
     here = [_covariance(traits, run) for run in runs]
     mean = middle + _dot(here, solve(matrix, [one - middle for one in seen]))
     variance = _covariance(traits, traits) - _dot(here, solve(matrix, here))
-    known = any(_same(traits, run) for run in runs)
-    plain = 0.0 if known else figures("practice.")["plain"]
+    plain = figures("practice.")["plain"]
     found = (1 - plain) * (mean + _carried(traits)) + plain * _usual(traits, runs)
     return found, sqrt(max(0.0, variance) + noise)
 
