@@ -1,11 +1,14 @@
 """The rotary part of a `config.json`: base and scaling, in either spelling, in and out.
 
 Releases have `rope_theta` beside `rope_scaling`, transformers 5 has `rope_parameters` with the base
-in it. A key that is not known may change the angles, so it is refused by name.
+in it. YaRN's factor on cosine and sine has two keys: `attention_factor` is that factor, and
+`attn_factor` (DeepSeek-R1-0528-Qwen3-8B) multiplies the usual one. A key that is not known may
+change the angles, so it is refused by name.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from benthic.hub.files import shown
@@ -49,14 +52,16 @@ def _rope_of(
         raise ValueError(f"{name}'s 'type' and 'rope_type' differ: leave one of them")
     if kind not in ("default", "linear", "yarn", "llama3"):
         raise ValueError(
-            f"{name}'s type is {shown(kind)}, which is not supported: default, linear, yarn and "
-            "llama3 are"
+            f"{name}'s type is {shown(kind)}, which is not supported: take a checkpoint whose type "
+            "is default, linear, yarn or llama3"
         )
+    share = scaling.pop("attn_factor", None)
     own: dict[str, Any] = {"rope_type": kind}
     for key, value in scaling.items():
         if key not in _KINDS:
             raise ValueError(
-                f"{name}'s key {shown(key)} is not supported: it may change the angles"
+                f"{name}'s key {shown(key)} is not supported, since it may change the angles: if "
+                "you know that it does not, delete it from the file"
             )
         if value is not None:
             own[key] = typed(key, value, _KINDS, name + "'s ")
@@ -73,7 +78,30 @@ def _rope_of(
         if kind != "yarn" or own["original_max_position_embeddings"] < 1:
             raise ValueError(f"{name} of type {kind!r} needs the key 'factor': add it")
         own["factor"] = longest / own["original_max_position_embeddings"]
-    return theta, RopeScaling(**own)
+    read = RopeScaling(**own)
+    if share is None or kind != "yarn":
+        return theta, read
+    factor = typed("attn_factor", share, {"attn_factor": float}, name + "'s ")
+    return theta, _with_share(name, read, factor)
+
+
+def _with_share(name: str, scaling: RopeScaling, share: float) -> RopeScaling:
+    """The scaling whose factor on cosine and sine is `share` of the usual one."""
+    turn = share * _usual(scaling)
+    given = scaling.attention_factor
+    if given and not math.isclose(given, turn, rel_tol=1e-6):
+        raise ValueError(
+            f"{name}'s attention_factor is {given:g}, and its attn_factor, {share:g} of the usual "
+            f"factor, makes {turn:g}: leave one of them"
+        )
+    if turn <= 0:
+        raise ValueError(f"{name}'s attn_factor is {share:g}: it must be positive")
+    return scaling if given else replace(scaling, attention_factor=turn)
+
+
+def _usual(scaling: RopeScaling) -> float:
+    """The factor on cosine and sine where neither key gives one."""
+    return replace(scaling, attention_factor=0.0).turn_factor
 
 
 def rope_to_hub(config: ModelConfig) -> dict[str, Any]:
@@ -85,4 +113,6 @@ def rope_to_hub(config: ModelConfig) -> dict[str, Any]:
     given = {f.name: getattr(scaling, f.name) for f in fields(scaling)}
     spelt = _SPELT_OUT[scaling.rope_type]
     kept = {k: v for k, v in given.items() if k in spelt or v != getattr(empty, k)}
+    if scaling.attention_factor:  # earlier vLLM and SGLang know only this key
+        kept["attn_factor"] = scaling.attention_factor / _usual(scaling)
     return out | {"rope_scaling": {"type": scaling.rope_type, **kept}}

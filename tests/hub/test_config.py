@@ -365,6 +365,31 @@ def test_a_distilled_qwen_is_read() -> None:
     assert from_hub(DISTILLED) == replace(base, **changed)
 
 
+RESTRAINED: dict[str, Any] = {  # DeepSeek-R1-0528-Qwen3-8B
+    **{"rope_theta": 1000000, "max_position_embeddings": 131072},
+    "rope_scaling": {
+        **{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        "attn_factor": 0.8782488562869419,
+    },
+}
+
+
+def test_a_share_of_yarns_factor_is_read_and_written_for_others() -> None:
+    """The share of R1-0528's Qwen3 undoes the usual factor, 0.1 ln 4 + 1, to the last digit."""
+    config = from_hub(changed("qwen3-8b", **RESTRAINED))
+    assert config.rope_scaling.turn_factor == 1.0
+    written = to_hub(config)["rope_scaling"]
+    assert (written["attention_factor"], written["attn_factor"]) == (1.0, 0.8782488562869419)
+    assert from_hub(to_hub(config)) == config
+    apart = {**RESTRAINED["rope_scaling"], "attention_factor": 1.1}
+    with pytest.raises(ValueError, match=r"attention_factor is 1\.1, and its attn_factor, 0\.878"):
+        from_hub(changed("qwen3-8b", rope_scaling=apart))
+    for share in (0, -1.0, True, "1"):
+        silent = {**RESTRAINED["rope_scaling"], "attn_factor": share}
+        with pytest.raises(ValueError, match="attn_factor is "):
+            from_hub(changed("qwen3-8b", rope_scaling=silent))
+
+
 def test_released_keys_beside_the_shape_are_passed_over() -> None:
     config, _ = preset("deepseek-v3")
     more: dict[str, Any] = {
