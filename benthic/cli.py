@@ -1,6 +1,5 @@
 """The command: one thin function a verb, imports inside, so `benthic --help` is quick."""
 
-import errno
 import json
 import os
 import sys
@@ -15,8 +14,6 @@ OVERRIDES = Annotated[
 
 MAYBE_PATH = Annotated[Path | None, arg(metavar="PATH")]
 MAYBE_TOKENS = Annotated[int | None, arg(metavar="TOKENS")]
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
@@ -210,8 +207,10 @@ def _explain(error: Exception) -> int:
         _say("the memory does not suffice: lower model.* widths, rows or prompts with --set")
         return 1
     if isinstance(error, OSError) and error.errno is not None:
+        from benthic.durable import FULL
+
         where = f" at {error.filename}" if error.filename else ""
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             _say(f"{os.strerror(error.errno)}{where}")
             return 1
         _say(

@@ -1,15 +1,13 @@
 """`benthic export`: a run or an imported checkpoint, written for other programs.
 
 `hf` is the Hub's layout (transformers, vLLM, SGLang), `gguf` llama.cpp's file. Either appears under
-its name only when it is whole; what stands there already is never overwritten.
+its name only when it is whole; what stands there already is never overwritten, and of two commands
+that write to one name the second is refused.
 """
 
 import json
 import os
 import shlex
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +17,7 @@ from rich.markup import escape
 
 from benthic.card import card
 from benthic.data.hub_tokenizer import save_tokenizer
-from benthic.durable import flush_folder, write_atomically
+from benthic.durable import FULL, whole, write_atomically
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.files import CONFIG_LIMIT, read_json
 from benthic.model.checkpoint import Source
@@ -53,17 +51,21 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
     name = f"{path.resolve().name}-{dtype}{'.gguf' if to == 'gguf' else ''}"
     target = Path(os.path.abspath(out or Path("exports") / name))
     if os.path.lexists(target):
-        raise FolderError(f"{target} exists already: choose another --out, or move it away")
+        raise FolderError(_taken(target))
     weights = open_weights(path, **_held(source, dtype, fp8=fp8))
     try:
-        if to == "gguf":
-            _export_gguf(weights, target, dtype)
-        else:
-            _export_hf(weights, target, cast(Precision, dtype))
+        with whole(target) as partial:
+            if to == "gguf":
+                _export_gguf(weights, partial, dtype)
+            else:
+                _export_hf(weights, partial, cast(Precision, dtype))
+    except FileExistsError as error:
+        raise FolderError(_taken(target)) from error
     except OSError as error:
+        room = "make room or " if error.errno in FULL else ""
         raise FolderError(
-            f"{target} cannot be written ({error.strerror or error}): make room or choose another "
-            "--out, then give the same command again"
+            f"{target} cannot be written ({error.strerror or error}): {room}choose another --out, "
+            "then give the same command again"
         ) from error
     files = [target] if to == "gguf" else list(target.iterdir())
     size = sum(file.stat().st_size for file in files)
@@ -74,6 +76,10 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
     else:
         console.print(f"Run it with llama.cpp: llama-cli -m {escape(shlex.quote(str(target)))}")
     return 0
+
+
+def _taken(target: Path) -> str:
+    return f"{target} exists already: choose another --out, or move it away"
 
 
 def _held(source: Source | None, dtype: Dtype, *, fp8: bool) -> dict[str, Any]:
@@ -93,21 +99,19 @@ def _held(source: Source | None, dtype: Dtype, *, fp8: bool) -> dict[str, Any]:
 def _export_gguf(weights: Weights, target: Path, dtype: Dtype) -> None:
     from benthic.model.gguf import export_gguf
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     export_gguf(weights.model, weights.tokenizer, target, precision=_GGUF[dtype])
 
 
 def _export_hf(weights: Weights, target: Path, precision: Precision) -> None:
     folder = RunFolder(weights.path)
     receipt = receipt_of(folder) if weights.recipe else None
-    with _whole(target) as partial:
-        export_hub(weights.model, partial, precision=precision, fp8=weights.fp8)
-        save_tokenizer(weights.tokenizer, partial)
-        _complete(partial / "generation_config.json", weights)
-        results = folder.results() if weights.recipe else {}
-        manifest = folder.manifest() if weights.recipe else {}
-        text = card(weights, precision, results, receipt, base=manifest.get("base"))
-        write_atomically(partial / "README.md", text)
+    export_hub(weights.model, target, precision=precision, fp8=weights.fp8)
+    save_tokenizer(weights.tokenizer, target)
+    _complete(target / "generation_config.json", weights)
+    results = folder.results() if weights.recipe else {}
+    manifest = folder.manifest() if weights.recipe else {}
+    text = card(weights, precision, results, receipt, base=manifest.get("base"))
+    write_atomically(target / "README.md", text)
 
 
 def _complete(path: Path, weights: Weights) -> None:
@@ -120,17 +124,3 @@ def _complete(path: Path, weights: Weights) -> None:
     given = read_json(found, limit=CONFIG_LIMIT) if os.path.lexists(found) else {}
     facts |= {k: given[k] for k in _SAMPLING if isinstance(given.get(k), int | float)}
     write_atomically(path, json.dumps(facts, indent=2) + "\n")
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is finished, and is deleted if it is not."""
-    partial = target.with_name(f".partial-{target.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(target)
-        flush_folder(target.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,8 @@
 import errno
 import io
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,9 +22,10 @@ from benthic.data.tasks.source import task_of
 from benthic.data.template import R1_TEMPLATE
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
-from benthic.export import Dtype, export
+from benthic.export import Dtype, Target, export
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.files import HubError
+from benthic.hub.safetensors import SINGLE
 from benthic.model.checkpoint import MemoryNeeded
 from benthic.run import HELD_OUT, receipt_of
 from benthic.train import checkpoint
@@ -42,7 +45,7 @@ from benthic.model import export as writer
 def die(*words):
     os.kill(os.getpid(), signal.SIGKILL)
 
-writer._write_json = die
+writer.write_durably = die
 export.export(Path(sys.argv[1]), to="hf", dtype="bf16", out=Path(sys.argv[2]))
 """
 
@@ -375,9 +378,9 @@ WRITES = (
     "benthic.export.export_hub",
     "benthic.export.save_tokenizer",
     "benthic.export.write_atomically",
-    "benthic.model.export._write_json",
+    "benthic.model.export.write_durably",
     "benthic.model.export.os.fsync",
-    "benthic.export.Path.rename",
+    "benthic.durable.Path.rename",
 )
 
 
@@ -427,6 +430,66 @@ def test_a_kill_leaves_nothing_under_the_name_and_is_cleaned_up(
     export(done.path, to="hf", dtype="bf16", out=out)
     assert not partial.exists() and not (out / "stale").exists()
     assert open_weights(out).model.model.embed_tokens.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_of_two_exports_to_one_name_the_second_is_refused(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Target
+) -> None:
+    """The first is stopped in the middle of its files; what it goes on to write is its own."""
+    out = tmp_path / "out"
+    alone = tmp_path / "alone"
+    pytest.importorskip("gguf", reason="install the extra 'gguf'")
+    export(hub, to=to, dtype="bf16", out=alone)
+    plain, refused = os.fsync, list[str]()
+
+    def pause(handle: int) -> None:
+        plain(handle)
+        if not refused:
+            refused.append("")
+            with pytest.raises(FolderError) as error:
+                export(hub, to=to, dtype="fp32", out=out)
+            refused.append(str(error.value))
+
+    monkeypatch.setattr(os, "fsync", pause)
+    export(hub, to=to, dtype="bf16", out=out)
+    assert refused[1] == (
+        f"{out} cannot be written (another process is writing it): choose another --out, then give "
+        "the same command again"
+    )
+    if to == "hf":
+        assert (out / SINGLE).read_bytes() == (alone / SINGLE).read_bytes()
+    else:
+        assert out.read_bytes() == alone.read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_came_to_stand_there_meanwhile_is_left_alone(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("benthic.export.save_tokenizer", lambda *_: out.write_text("mine"))
+    with pytest.raises(FolderError, match="out exists already: choose another --out"):
+        export(hub, to="hf", dtype="bf16", out=out)
+    assert out.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "(Permission denied): choose another"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "exceeded): make room or choose another"),
+    ],
+)
+def test_only_a_full_disk_asks_for_room(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError, said: str
+) -> None:
+    def failing(*words: object, **options: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("benthic.export.export_hub", failing)
+    with pytest.raises(FolderError, match=re.escape(said)):
+        export(hub, to="hf", dtype="bf16", out=tmp_path / "out")
 
 
 def test_weights_survive_the_whole_way_round(made: dict[str, Path], tmp_path: Path) -> None:

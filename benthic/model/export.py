@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from benthic.durable import write_durably
 from benthic.hub.config import Fp8Format, to_hub
 from benthic.hub.files import INDEX
 from benthic.hub.layout import SCALE, in_fp8, layout
@@ -85,14 +86,14 @@ def export_hub(
     if len(shards) > 1:
         total = sum(w.nbytes for w in plan)
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        _write_json(folder / INDEX, index)
+        write_durably(folder / INDEX, _json(index))
     named = str(_TORCH[precision]).removeprefix("torch.")
     # By both names: vLLM, SGLang and transformers before 4.56 know only the older.
     keys = to_hub(model.config) | {"dtype": named, "torch_dtype": named}
     if precision == "fp8" and fp8:
         keys["quantization_config"] = fp8.to_hub()
-    _write_json(folder / "generation_config.json", _generation(keys))
-    _write_json(folder / "config.json", keys)
+    write_durably(folder / "generation_config.json", _json(_generation(keys)))
+    write_durably(folder / "config.json", _json(keys))
 
 
 def _plan(model: LanguageModel, precision: Precision, fp8: Fp8Format | None) -> list[_Written]:
@@ -186,8 +187,5 @@ def _generation(keys: dict[str, Any]) -> dict[str, Any]:
     return {"_from_model_config": True, **kept}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with open(path, "w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

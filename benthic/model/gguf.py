@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from benthic.data.hub_tokenizer import HubTokenizer
-from benthic.durable import flush_folder
 from benthic.model.checkpoint import hub_tensors
 from benthic.model.config import ModelConfig, RopeScaling
 from benthic.model.gguf_vocabulary import add_vocabulary
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 def export_gguf(
     model: LanguageModel, tokenizer: HubTokenizer, path: Path, *, precision: Precision
 ) -> None:
-    """Write `path`, which is whole or not there; ValueError if llama.cpp would run it otherwise."""
+    """Write `path`; ValueError, before anything is, if llama.cpp would run it otherwise."""
     try:
         import gguf
     except ImportError as error:
@@ -62,14 +61,7 @@ def export_gguf(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_network(writer, model.config)
     add_vocabulary(writer, tokenizer, model.config)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        _write(writer, _plan(model, precision), partial)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
+    _write(writer, _plan(model, precision), path)
 
 
 def _architecture(c: ModelConfig) -> str:

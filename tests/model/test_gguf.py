@@ -439,27 +439,6 @@ def test_fp8_weights_are_refused(tiny: ModelConfig, tokens: HubTokenizer, tmp_pa
         export_gguf(model, tokens, tmp_path / "model.gguf", precision="f32")
 
 
-def test_a_failure_leaves_what_was_there(
-    tiny: ModelConfig,
-    seeded: Any,
-    tokens: HubTokenizer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, path = seeded(replace(tiny, q_lora_rank=12)), tmp_path / "model.gguf"
-    path.write_bytes(b"before")
-
-    def full(_: int) -> None:
-        assert (tmp_path / ".partial-model.gguf").exists()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_gguf(model, tokens, path, precision="f32")
-    assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
-    assert path.read_bytes() == b"before"
-
-
 def test_a_missing_package_is_named(
     tiny: ModelConfig, tokens: HubTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
