@@ -244,6 +244,20 @@ def _library(sentence: str) -> Iterator[None]:
         raise HubError(f"{sentence}: {shown(str(error))}") from error
 
 
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """What the library prints of a panic goes nowhere: the sentence is what is said of it."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
 def _has(folder: Path, name: str) -> bool:
     return os.path.lexists(folder / name)
 
@@ -304,14 +318,17 @@ def _build(path: Path, document: dict[str, Any], bos: str | None, eos: str | Non
     for name in (bos, eos):
         if name is not None and name not in ids:
             raise HubError(f"{path} has no token {shown(name)}, which its config names: {AGAIN}")
-    with _library(f"{path} is no tokenizer that can be read"):
+    with _library(f"{path} is no tokenizer that can be read"), _silenced():
         tokenizer = Tokenizer.from_str(json.dumps(document))
         plain = Tokenizer.from_str(json.dumps(_plain(document, set(specials))))
         first = tokenizer.encode("a").ids[:1]
     for name, i in ids.items():
-        if tokenizer.token_to_id(name) != i:
+        if (taken := tokenizer.token_to_id(name)) != i:
+            pieces = document["model"]["vocab"].values()
             raise HubError(
-                f"{path} gives {shown(name)} the id {i}, which is another's or leaves a gap"
+                f"{path} gives {shown(name)} the id {i}, and the library {taken}, since it is "
+                f"another's or leaves a gap (the highest id of {len(pieces)} pieces is "
+                f"{max(pieces)}): {AGAIN}"
             )
     bos_id, eos_id = (None if name is None else ids[name] for name in (bos, eos))
     return HubTokenizer(

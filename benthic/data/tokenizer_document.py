@@ -40,9 +40,16 @@ def check(path: Path, document: dict[str, Any]) -> None:
         raise HubError(f"{path} has no vocabulary, or one id for two pieces: {AGAIN}")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise HubError(f"{path} marks parts of words by a prefix or suffix, which is not read")
+    unknown = model.get("unk_token")
+    if unknown is not None and (not isinstance(unknown, str) or unknown not in vocab):
+        raise HubError(f"{path} has no piece {shown(unknown)}, its unk_token: {AGAIN}")
+    for merge in model["merges"]:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or [type(piece) for piece in pair] != [str, str]:
+            raise HubError(f"{path} has a merge {shown(merge)}, which is no two pieces: {AGAIN}")
     model["dropout"] = document["truncation"] = document["padding"] = None
     parts = {kind: parts_of(path, document, kind) for kind in _PARTS}
-    _check_growth(path, [*parts["normalizer"], *parts["decoder"]])
+    _check_rewrites(path, [*parts["normalizer"], *parts["decoder"]])
     kinds = {part["type"] for part in parts["decoder"]}
     if not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
         raise HubError(
@@ -71,16 +78,23 @@ def parts_of(path: Path, document: dict[str, Any], kind: str) -> list[dict[str, 
     return parts
 
 
-def _check_growth(path: Path, parts: list[dict[str, Any]]) -> None:
-    """Replacing a letter by a page, ten times over, would fill the memory."""
+def _check_rewrites(path: Path, parts: list[dict[str, Any]]) -> None:
+    """Replacing a letter by a page, ten times over, would fill the memory.
+
+    The library panics where nothing is put before text or replaced, and where an end is cut off an
+    empty text.
+    """
     for part in parts:
-        if part["type"] == "Prepend" and len(str(part.get("prepend"))) > 16:
-            raise HubError(f"{path} puts {shown(part['prepend'])} before text, over 16 characters")
+        if part["type"] == "Prepend" and not 1 <= len(str(part.get("prepend"))) <= 16:
+            raise HubError(f"{path} puts {shown(part)} before text, not 1 to 16 characters")
+        if part["type"] == "Strip" and part.get("stop"):
+            raise HubError(f"{path} strips the ends of tokens, {shown(part)}: only starts are read")
         if part["type"] == "Replace":
             pattern = part.get("pattern")
             old = pattern.get("String") if isinstance(pattern, dict) else None
-            room = len(old) if isinstance(old, str) and old else 1
-            if len(str(part.get("content"))) > room:
+            if not isinstance(old, str) or not old:
+                raise HubError(f"{path} replaces by a pattern, {shown(part)}: only strings are")
+            if len(str(part.get("content"))) > len(old):
                 raise HubError(f"{path} replaces text by longer text, {shown(part)}: not read")
 
 

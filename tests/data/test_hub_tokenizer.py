@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -339,7 +340,14 @@ REFUSED: dict[str, tuple[Callable[[Document], object], str]] = {
     "an id that is true": (lambda d: d["model"]["vocab"].update(zz=True), "'zz' the id True"),
     "one id for two": (lambda d: d["model"]["vocab"].update(zz=7), "one id for two"),
     "a merge of nothing": (lambda d: d["model"]["merges"].append(["zz", "a"]), "no tokenizer"),
-    "a merge of three": (lambda d: d["model"]["merges"].append("a b c"), "no tokenizer"),
+    "a merge of three": (lambda d: d["model"]["merges"].append("a b c"), "a merge 'a b c'"),
+    "a merge of one": (lambda d: d["model"]["merges"].append(["a"]), "a merge ['a']"),
+    "a merge that is a number": (lambda d: d["model"]["merges"].append(3), "a merge 3"),
+    "an unknown piece unknown": (lambda d: d["model"].update(unk_token="zz"), "no piece 'zz'"),
+    "a gap in the pieces": (
+        lambda d: d["model"]["vocab"].update(zz=2**22 - 1),
+        "highest id of 399 pieces is 4194303",
+    ),
     "a suffix": (lambda d: d["model"].update(end_of_word_suffix="</w>"), "prefix or suffix"),
     "an unknown part": (lambda d: d.update(pre_tokenizer={"type": "Bert"}), "pre_tokenizer Bert"),
     "a part of no type": (lambda d: d.update(normalizer={"type": ["NFC"]}), "normalizer"),
@@ -358,11 +366,31 @@ REFUSED: dict[str, tuple[Callable[[Document], object], str]] = {
         lambda d: d.update(
             normalizer={"type": "Replace", "pattern": {"Regex": "."}, "content": "aa"}
         ),
-        "longer text",
+        "replaces by a pattern",
+    ),
+    "nothing replaced": (
+        lambda d: d.update(normalizer={"type": "Replace", "pattern": {"String": ""}}),
+        "replaces by a pattern",
+    ),
+    "nothing put before": (
+        lambda d: d.update(normalizer={"type": "Prepend", "prepend": ""}),
+        "not 1 to 16 characters",
+    ),
+    "ends cut off": (
+        lambda d: d.update(
+            decoder={
+                "type": "Sequence",
+                "decoders": [
+                    {"type": "ByteLevel"},
+                    {"type": "Strip", "content": " ", "start": 0, "stop": 1},
+                ],
+            }
+        ),
+        "strips the ends",
     ),
     "a long prefix": (
         lambda d: d.update(normalizer={"type": "Prepend", "prepend": "a" * 17}),
-        "over 16 characters",
+        "not 1 to 16 characters",
     ),
     "no decoder": (lambda d: d.update(decoder=None), "only byte-level"),
     "a decoder of words": (lambda d: d.update(decoder={"type": "WordPiece"}), "decoder WordPiece"),
@@ -402,11 +430,17 @@ REFUSED: dict[str, tuple[Callable[[Document], object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_refused(name: str, byte_level: Document, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_refused(
+    name: str, byte_level: Document, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a sentence, and the library prints nothing of its own."""
     change, words = REFUSED[name]
     put(tmp_path, edited(change)(byte_level))
     with pytest.raises(HubError) as refusal:
         load_tokenizer(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"still there")
+    assert capfd.readouterr().err == "still there"
     assert words in str(refusal.value)
     assert str(tmp_path / "tokenizer.json") in str(refusal.value)
     assert len(str(refusal.value)) < len(str(tmp_path)) + 400
