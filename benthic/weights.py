@@ -154,7 +154,8 @@ def load_run(folder: RunFolder) -> tuple[LanguageModel, str]:
         if steps := checkpoint.steps_of(folder.checkpoints, stage):
             file = checkpoint.path_of(folder.checkpoints, stage, steps[-1]) / checkpoint.TENSORS
             read = 2 * file.stat().st_size if file.exists() else 0  # its bytes, and its tensors
-            check_memory(4 * parameters(config)["total_with_mtp"] + read, torch.device("cpu"))
+            held = 4 * parameters(config)["total_with_mtp"] + config.rotary_bytes
+            check_memory(held + read, torch.device("cpu"))
             model = LanguageModel(config)
             loop.restore(folder.checkpoints, stage, model)
             return model, stage
@@ -196,7 +197,8 @@ def starting_from(recipe: str, overrides: Sequence[str], path: Path) -> Recipe:
     if device.type == "cpu" or torch.cuda.is_available():
         count = parameters(found.model)["total_with_mtp"]
         try:
-            check_memory((TRAINING_BYTES + twin) * count, device)
+            tables = found.model.rotary_bytes
+            check_memory((TRAINING_BYTES + twin) * count + tables, device)
         except MemoryNeeded as error:
             raise MemoryNeeded(f"in training, with gradients and moments, {error}") from error
     return replace(found, init_from=str(path))

@@ -354,6 +354,20 @@ def test_more_than_the_memory_is_one_sentence(
     assert str(e.value).startswith("in training,") == (use == "start from")
 
 
+@pytest.mark.parametrize("use", ["open", "start from"])
+def test_the_tables_of_a_long_context_are_counted(
+    hub: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    """Of a small model they are nearly all: 2^24 positions, 8 numbers each, are half a GiB."""
+    monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 1 << 28)
+    folder = tmp_path / "long"
+    shutil.copytree(hub, folder)
+    keys = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(keys | {"max_position_embeddings": 1 << 24}))
+    with pytest.raises(MemoryNeeded, match=r"takes 0\.5 GiB and 0\.2 GiB of memory are free on"):
+        open_weights(folder) if use == "open" else recipe_from(folder, text)
+
+
 def test_a_gpu_that_is_not_there_is_one_sentence(hub: Path, text: Path, tmp_path: Path) -> None:
     """Which `benthic run` says when it joins its ranks."""
     if torch.cuda.is_available():

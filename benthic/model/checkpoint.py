@@ -131,6 +131,7 @@ def empty_model(
                 router.e_score_correction_bias = router.e_score_correction_bias.float()
     held = [*model.parameters(), *model.buffers()]
     check_memory(sum(t.nbytes for t in held), device)
+    model.cos = model.sin = torch.empty(0)
     # As `to_empty` does, which on the way from meta imports a compiler.
     model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
     cos, sin = model.tables()

@@ -193,8 +193,7 @@ class ModelConfig:
             ("rms_norm_eps", 0.0, 1.0),
             ("latent_norm_eps", 0.0, 1.0),
             ("initializer_range", 0.0, 10.0),
-            ("bos_token_id", -1, _WIDEST),
-            ("eos_token_id", -1, _WIDEST),
+            *((mark, -1, _WIDEST) for mark in ("bos_token_id", "eos_token_id")),
         ):
             _check_between(name, getattr(self, name), low, high)
         if self.rope_scaling.rope_type == "yarn" and self.rope_theta == 1:
@@ -270,9 +269,7 @@ class ModelConfig:
     def _check_experts(self) -> None:
         for name in _EXPERT_COUNTS:
             _check_between(name, getattr(self, name), 1, _WIDEST)
-        for name in ("n_routed_experts", "n_shared_experts"):
-            _check_between(name, getattr(self, name), 1, 1 << 16)
-        for name in ("n_group", "topk_group"):
+        for name in ("n_routed_experts", "n_shared_experts", "n_group", "topk_group"):
             _check_between(name, getattr(self, name), 1, 1 << 16)
         if self.num_hidden_layers * self.n_routed_experts > _MOST_EXPERTS:
             raise ValueError(
@@ -352,6 +349,11 @@ class ModelConfig:
     def rotary_dim(self) -> int:
         """How many elements of a query or key are rotated."""
         return self.qk_rope_head_dim if self.latent else self.head_dim
+
+    @property
+    def rotary_bytes(self) -> int:
+        """Cosine and sine of every position, in fp32."""
+        return 4 * self.max_position_embeddings * self.rotary_dim
 
     @property
     def softmax_scale(self) -> float:

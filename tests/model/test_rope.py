@@ -1,7 +1,10 @@
 """Rotary angles: the papers' definitions pair by pair, and transformers' tables bit by bit."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,19 @@ from benthic.model.rope import (
 )
 
 EXAMPLES = 150
+# Prints by how much the memory peaked while tables were made, and what they take.
+PEAK = """
+import resource
+from benthic.model.config import RopeScaling
+from benthic.model.rope import rope_tables
+
+scaling = RopeScaling(rope_type="yarn", factor=2.0, original_max_position_embeddings=4096)
+rope_tables(8, 64, 1e4, scaling)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tables = rope_tables(1 << 20, 64, 1e4, scaling)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * 1024, sum(t.nbytes for t in tables))
+"""
 YARN = RopeScaling(rope_type="yarn", factor=40.0, original_max_position_embeddings=4096)
 LONGEST = 131072
 
@@ -237,3 +253,11 @@ def test_on_meta_tables_are_shapes() -> None:
         cos, sin = rope_tables(10, 6, 10000.0, YARN)
     assert cos.shape == sin.shape == (10, 3)
     assert cos.is_meta and cos.dtype == torch.float32
+
+
+def test_tables_take_no_more_memory_on_the_way() -> None:
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-c", PEAK]
+    done = subprocess.run(words, check=True, cwd=root, capture_output=True, text=True)
+    peak, tables = map(int, done.stdout.split())
+    assert peak < 1.25 * tables
