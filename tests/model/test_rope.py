@@ -27,16 +27,19 @@ from benthic.model.rope import (
 EXAMPLES = 150
 # Prints by how much the memory peaked while tables were made, and what they take.
 PEAK = """
-import resource
+import re
+from pathlib import Path
 from benthic.model.config import RopeScaling
 from benthic.model.rope import rope_tables
 
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
 scaling = RopeScaling(rope_type="yarn", factor=2.0, original_max_position_embeddings=4096)
 rope_tables(8, 64, 1e4, scaling)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 tables = rope_tables(1 << 20, 64, 1e4, scaling)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024, sum(t.nbytes for t in tables))
+print(peak() - before, sum(t.nbytes for t in tables))
 """
 YARN = RopeScaling(rope_type="yarn", factor=40.0, original_max_position_embeddings=4096)
 LONGEST = 131072
