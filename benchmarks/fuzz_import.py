@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from machine import heading
 
-from benthic.model import checkpoint
+from benthic.model import memory
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 
     heading("safetensors")
     torch.set_num_threads(1)  # the shapes are too small to share
-    checkpoint._free_memory = lambda: fuzz.MEMORY
+    memory._free_memory = lambda: fuzz.MEMORY
     counts: dict[str, Counter[str]] = {}
     slowest, total, began = 0.0, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as place:

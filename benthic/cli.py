@@ -106,7 +106,7 @@ def export(
     path: Positional[Path],
     /,
     to: Literal["hf", "gguf"] = "hf",
-    dtype: Literal["auto", "fp32", "bf16", "fp8", "q8_0"] = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8", "q8_0"] = "auto",
     out: MAYBE_PATH = None,
 ) -> int:
     """Write a model for other programs: transformers, vLLM, SGLang (hf) or llama.cpp (gguf).
@@ -114,7 +114,7 @@ def export(
     Args:
         path: a run's folder, or a checkpoint's in the Hub's layout
         to: the Hub's folder, or llama.cpp's file
-        dtype: hf takes fp32, bf16, fp8; gguf fp32, bf16, q8_0; auto: as the weights are
+        dtype: hf takes fp32, bf16, fp16, fp8; gguf fp32, bf16, fp16, q8_0; auto: as they are stored
         out: the folder or file to write; exports/NAME-DTYPE if not given
     """
     from benthic.export import export as write

@@ -6,6 +6,7 @@ that write to one name the second is refused.
 """
 
 import json
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -26,17 +27,22 @@ from benthic.run import receipt_of
 from benthic.weights import Weights, open_weights, source_in
 
 Target = Literal["hf", "gguf"]
-Dtype = Literal["auto", "fp32", "bf16", "fp8", "q8_0"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16", "fp8", "q8_0"]
 _CHOICES: dict[Target, tuple[Dtype, ...]] = {
-    "hf": ("fp32", "bf16", "fp8"),
-    "gguf": ("fp32", "bf16", "q8_0"),
+    "hf": ("fp32", "bf16", "fp16", "fp8"),
+    "gguf": ("fp32", "bf16", "fp16", "q8_0"),
 }
+_TORCH: dict[Dtype, torch.dtype] = {
+    **{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},
+}
+_NAMES = {kind: name for name, kind in _TORCH.items()}
 _SAMPLING = ("pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
-_GGUF: dict[Dtype, Literal["f32", "bf16", "q8_0"]] = {
-    "fp32": "f32",
-    "bf16": "bf16",
-    "q8_0": "q8_0",
+_GGUF: dict[Dtype, Literal["f32", "bf16", "f16", "q8_0"]] = {
+    **{"fp32": "f32", "bf16": "bf16"},
+    **{"fp16": "f16", "q8_0": "q8_0"},
 }
+
+log = logging.getLogger(__name__)
 
 
 def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
@@ -44,21 +50,18 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
     if dtype not in ("auto", *_CHOICES[to]):
         raise FolderError(f"--to {to} takes --dtype {', '.join(_CHOICES[to])}, not {dtype}")
     source = None if RunFolder(path).exists() else source_in(path)
-    fp8 = source is not None and source.fp8 is not None and to == "hf" and dtype in ("auto", "fp8")
-    if dtype == "auto":
-        narrow = source is not None and source.dtype == torch.bfloat16
-        dtype = "fp8" if fp8 else "bf16" if narrow else "fp32"
+    dtype, stored = _settled(source, to, dtype)
     name = f"{path.resolve().name}-{dtype}{'.gguf' if to == 'gguf' else ''}"
     target = Path(os.path.abspath(out or Path("exports") / name))
     if os.path.lexists(target):
         raise FolderError(_taken(target))
-    weights = open_weights(path, **_held(source, dtype, fp8=fp8))
+    weights = open_weights(path, **_held(source, to, dtype, stored=stored))
     try:
         with whole(target) as partial:
             if to == "gguf":
                 _export_gguf(weights, partial, dtype)
             else:
-                _export_hf(weights, partial, cast(Precision, dtype))
+                _export_hf(weights, partial, cast(Precision, dtype), stored=stored)
     except FileExistsError as error:
         raise FolderError(_taken(target)) from error
     except OSError as error:
@@ -82,18 +85,35 @@ def _taken(target: Path) -> str:
     return f"{target} exists already: choose another --out, or move it away"
 
 
-def _held(source: Source | None, dtype: Dtype, *, fp8: bool) -> dict[str, Any]:
+def _settled(source: Source | None, to: Target, dtype: Dtype) -> tuple[Dtype, bool]:
+    """What `auto` stands for, and whether every tensor goes out as it is stored, FP8 too."""
+    in_fp8 = source is not None and source.fp8 is not None and to == "hf"
+    found = _NAMES.get(source.dtype) if source else None
+    if source is None or dtype not in ("auto", "fp8") or (dtype == "fp8" and not in_fp8):
+        return ("fp32" if dtype == "auto" else dtype), False
+    if not in_fp8:
+        return found or "fp32", to == "hf" and found is not None
+    if not source.keeps_fp8 and {source.dtype, *source.apart.values()} != {torch.bfloat16}:
+        log.warning(
+            "FP8 beside plain projections or biases is quantised anew, and what is not in FP8 is "
+            "rounded to bf16"
+        )
+    return "fp8", source.keeps_fp8
+
+
+def _held(source: Source | None, to: Target, dtype: Dtype, *, stored: bool) -> dict[str, Any]:
     """How the weights are held on their way; a run's are fp32.
 
-    FP8 is kept where a model can hold it, and otherwise widened and made anew. What is quantised
-    here is never rounded to bf16 before, unless the checkpoint is bf16.
+    What is quantised here, and what a GGUF keeps in fp32, is never rounded before.
     """
     if source is None:
         return {}
-    kept = fp8 and source.keeps_fp8
-    plain = source.dtype == torch.bfloat16 and source.fp8 is None
-    narrow = kept or dtype == "bf16" or (plain and dtype != "fp32")
-    return {"dtype": torch.bfloat16 if narrow else torch.float32, "keep_fp8": kept}
+    if stored:
+        return {"keep_fp8": source.fp8 is not None}
+    if to == "gguf" or dtype == "fp8":
+        exact = source.fp8 is not None and dtype != "bf16"
+        return {"dtype": torch.float32 if exact else None}
+    return {"dtype": _TORCH[dtype]}
 
 
 def _export_gguf(weights: Weights, target: Path, dtype: Dtype) -> None:
@@ -102,10 +122,10 @@ def _export_gguf(weights: Weights, target: Path, dtype: Dtype) -> None:
     export_gguf(weights.model, weights.tokenizer, target, precision=_GGUF[dtype])
 
 
-def _export_hf(weights: Weights, target: Path, precision: Precision) -> None:
+def _export_hf(weights: Weights, target: Path, precision: Precision, *, stored: bool) -> None:
     folder = RunFolder(weights.path)
     receipt = receipt_of(folder) if weights.recipe else None
-    export_hub(weights.model, target, precision=precision, fp8=weights.fp8)
+    export_hub(weights.model, target, precision=None if stored else precision, fp8=weights.fp8)
     save_tokenizer(weights.tokenizer, target)
     _complete(target / "generation_config.json", weights)
     results = folder.results() if weights.recipe else {}

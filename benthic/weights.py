@@ -28,14 +28,13 @@ from benthic.hub.config import Fp8Format
 from benthic.hub.files import TOKENIZERS
 from benthic.hub.layout import layout
 from benthic.model.checkpoint import (
-    MemoryNeeded,
     Source,
-    check_memory,
     fill,
     model_of,
     open_source,
 )
 from benthic.model.config import ModelConfig
+from benthic.model.memory import MemoryNeeded, check_memory
 from benthic.model.transformer import LanguageModel
 from benthic.train import checkpoint, loop
 

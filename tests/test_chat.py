@@ -17,7 +17,7 @@ from benthic.data.vocabulary import BYTES, Vocabulary, hub_vocabulary
 from benthic.engine.sampler import SamplingParams
 from benthic.export import export
 from benthic.folder import FolderError, RunFolder
-from benthic.model.checkpoint import MemoryNeeded
+from benthic.model.memory import MemoryNeeded
 from benthic.train import checkpoint
 from benthic.weights import open_weights
 from tests.dense import CHATML, hub_in
@@ -312,7 +312,7 @@ def test_more_than_the_memory_is_one_sentence(
         run_small(small(text_in(tmp_path), "reason.steps=0"), tmp_path / of)
     else:
         hub_in(tmp_path / of)
-    monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 1 << 10)
+    monkeypatch.setattr("benthic.model.memory._free_memory", lambda: 1 << 10)
     with pytest.raises(MemoryNeeded, match=r"GiB and 0\.0 GiB of memory are free on cpu"):
         chat(tmp_path / of, temperature=0.0, seed=0)
 

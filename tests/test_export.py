@@ -5,11 +5,13 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from benthic.cost.bill.receipt import Receipt
+from benthic.data.hub_tokenizer import save_tokenizer
 from benthic.data.tasks.source import task_of
 from benthic.data.template import R1_TEMPLATE
 from benthic.engine.engine import Engine
@@ -26,12 +29,15 @@ from benthic.export import Dtype, Target, export
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.files import HubError
 from benthic.hub.safetensors import SINGLE
-from benthic.model.checkpoint import MemoryNeeded
+from benthic.model.checkpoint import import_hub
+from benthic.model.export import export_hub
+from benthic.model.memory import MemoryNeeded
+from benthic.model.transformer import LanguageModel, initialise
 from benthic.run import HELD_OUT, receipt_of
 from benthic.train import checkpoint
 from benthic.weights import open_weights
 from tests.dense import CHATML, hub_in
-from tests.small import benthic, environment, run_small, same, small, text_in
+from tests.small import benthic, environment, run_small, same, small, text_in, tokenizer_in
 
 PRECISIONS: tuple[Dtype, ...] = ("fp32", "bf16", "fp8")
 
@@ -249,9 +255,7 @@ def test_an_imported_checkpoint_goes_out_as_it_came(
         ours, theirs = load_file(tmp_path / name / file), load_file(source / file)
         assert ours.keys() == theirs.keys()
         for tensor in ours:
-            one, other = ours[tensor], theirs[tensor]
-            assert one.dtype == other.dtype
-            assert torch.equal(one.view(torch.uint8), other.view(torch.uint8)), tensor
+            assert same_bits(ours[tensor], theirs[tensor]), tensor
         again, before = open_weights(tmp_path / name), open_weights(source)
         assert again.vocabulary.ends == before.vocabulary.ends
         assert again.tokenizer.chat_template == before.tokenizer.chat_template
@@ -283,7 +287,7 @@ def test_fp8_that_a_model_cannot_keep_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_half_precision_goes_out_whole(hub: Path, tmp_path: Path) -> None:
-    """fp16 fits fp32 and not bf16."""
+    """fp16 stays fp16, and fits fp32 and not bf16."""
     from safetensors.torch import save_file
 
     held = load_file(hub / "model.safetensors")
@@ -294,7 +298,71 @@ def test_half_precision_goes_out_whole(hub: Path, tmp_path: Path) -> None:
     save_file(halves, tmp_path / "half" / "model.safetensors")
     export(tmp_path / "half", to="hf", dtype="auto", out=tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(torch.equal(written[name], halves[name].float()) for name in halves)
+    assert all(same_bits(written[name], halves[name]) for name in halves)
+    export(tmp_path / "half", to="hf", dtype="fp32", out=tmp_path / "wide")
+    wide = load_file(tmp_path / "wide" / "model.safetensors")
+    assert all(torch.equal(wide[name], halves[name].float()) for name in halves)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp8"])
+def test_norms_and_routers_in_fp32_go_out_as_they_came(tmp_path: Path, precision: Dtype) -> None:
+    """Beside narrower weights; and the model that holds them so answers as it should."""
+    from safetensors.torch import save_file
+
+    shape = small(text_in(tmp_path)).model
+    folder, config = tmp_path / "mixed", replace(shape, vocab_size=400)
+    tokenizer_in(folder, text_in(tmp_path))
+    model = LanguageModel(config)
+    initialise(model, torch.Generator().manual_seed(1))
+    export_hub(model, folder, precision=precision)
+    held = load_file(folder / SINGLE)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in held.items():
+        if name.endswith("norm.weight") or name.endswith("mlp.gate.weight"):
+            held[name] = torch.empty(tensor.shape).normal_(1.0, 0.3, generator=generator)
+    save_file(held, folder / SINGLE)
+    export(folder, to="hf", dtype="auto", out=tmp_path / "out")
+    written = load_file(tmp_path / "out" / SINGLE)
+    assert written.keys() == held.keys()
+    assert [name for name in held if not same_bits(written[name], held[name])] == []
+    tokens = torch.arange(12)[None]
+    logits = [
+        model.lm_head(model(tokens)).float()
+        for model in (import_hub(folder, keep_fp8=True), import_hub(folder, dtype=torch.float32))
+    ]
+    assert (logits[0] - logits[1]).abs().max() < 0.05 * (logits[1].max() - logits[1].min())
+
+
+def test_a_wider_head_decides_for_all(hub: Path, tmp_path: Path) -> None:
+    """Nothing is rounded that was stored: one dtype for what is multiplied, the widest."""
+    from safetensors.torch import save_file
+
+    shutil.copytree(hub, tmp_path / "mixed")
+    held = load_file(hub / SINGLE)
+    held["lm_head.weight"] = torch.randn(held["lm_head.weight"].shape)
+    save_file(held, tmp_path / "mixed" / SINGLE)
+    export(tmp_path / "mixed", to="hf", dtype="auto", out=tmp_path / "out")
+    written = load_file(tmp_path / "out" / SINGLE)
+    assert all(torch.equal(written[name].float(), held[name].float()) for name in held)
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_a_number_beyond_fp16_is_named(
+    done: RunFolder, hub: Path, tmp_path: Path, to: Target
+) -> None:
+    pytest.importorskip("gguf", reason="install the extra 'gguf'")
+    weights = open_weights(hub, dtype=torch.float32)
+    with torch.no_grad():
+        weights.model.lm_head.weight[3, 5] = 7e4
+    export_hub(weights.model, tmp_path / "large")
+    save_tokenizer(weights.tokenizer, tmp_path / "large")
+    with pytest.raises(ValueError, match=r"(lm_head|output)\.weight .*float16"):
+        export(tmp_path / "large", to=to, dtype="fp16", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_generation_ends_where_the_run_ends(made: dict[str, Path], done: RunFolder) -> None:
@@ -367,7 +435,7 @@ def test_what_cannot_be_exported_is_said(done: RunFolder, tmp_path: Path) -> Non
 def test_more_than_the_memory_is_one_sentence(
     done: RunFolder, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
-    monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 1 << 10)
+    monkeypatch.setattr("benthic.model.memory._free_memory", lambda: 1 << 10)
     with pytest.raises(MemoryNeeded, match=r"takes 0\.0 GiB and 0\.0 GiB of memory are free"):
         source = done.path if of == "run" else hub
         export(source, to="hf", dtype="auto", out=tmp_path / "out")

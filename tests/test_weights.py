@@ -18,8 +18,8 @@ from benthic.engine.sampler import SamplingParams
 from benthic.export import export
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.files import HubError
-from benthic.model.checkpoint import MemoryNeeded
 from benthic.model.config import ModelConfig
+from benthic.model.memory import MemoryNeeded
 from benthic.model.transformer import LanguageModel
 from benthic.train import checkpoint
 from benthic.weights import Weights, digest, open_weights, start, starting_from
@@ -345,7 +345,7 @@ def test_a_tokenizer_is_given_only_where_the_checkpoint_has_none(
 def test_more_than_the_memory_is_one_sentence(
     done: RunFolder, hub: Path, text: Path, monkeypatch: pytest.MonkeyPatch, of: str, use: str
 ) -> None:
-    monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 512)
+    monkeypatch.setattr("benthic.model.memory._free_memory", lambda: 512)
     source = done.path if of == "run" else hub
     with pytest.raises(
         MemoryNeeded, match=r"takes 0\.0 GiB and 0\.0 GiB of memory are free on"
@@ -359,7 +359,7 @@ def test_the_tables_of_a_long_context_are_counted(
     hub: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:
     """Of a small model they are nearly all: 2^24 positions, 8 numbers each, are half a GiB."""
-    monkeypatch.setattr("benthic.model.checkpoint._free_memory", lambda: 1 << 28)
+    monkeypatch.setattr("benthic.model.memory._free_memory", lambda: 1 << 28)
     folder = tmp_path / "long"
     shutil.copytree(hub, folder)
     keys = json.loads((folder / "config.json").read_text())

@@ -31,12 +31,12 @@ LIMIT = (
 def pays(model: LanguageModel) -> bool:
     """Whether the model is small enough for folding to be faster, and of the kind folded here.
 
-    That is latent attention and sigmoid scores, weights not in FP8, one eps in all norms.
+    That is latent attention and sigmoid scores, weights of one dtype, one eps in all norms.
     """
     c = model.config
     plain = c.latent and c.topk_method == "noaux_tc" and c.latent_norm_eps == c.rms_norm_eps
-    stored = any(p.dtype == torch.float8_e4m3fn for p in model.parameters())
-    return plain and not stored and sum(p.numel() for p in model.parameters()) <= LIMIT
+    uniform = len({p.dtype for p in model.parameters()}) == 1
+    return plain and uniform and sum(p.numel() for p in model.parameters()) <= LIMIT
 
 
 @dataclass(frozen=True)

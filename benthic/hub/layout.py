@@ -37,6 +37,11 @@ def in_fp8(name: str) -> bool:
     return projection and not name.endswith("eh_proj.weight")
 
 
+def stands_apart(name: str) -> bool:
+    """Whether programs hold this tensor in a dtype of its own: norms and routers, often in fp32."""
+    return name.endswith(("norm.weight", ".mlp.gate.weight"))
+
+
 def scale_shape(shape: Shape, block: tuple[int, int]) -> Shape:
     """Blocks along the last two dimensions, edge blocks counted in."""
     return (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))

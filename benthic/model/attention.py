@@ -23,7 +23,7 @@ SHORT = 256  # positions up to which plain products beat the fused kernel on a C
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension."""
+    """x / rms(x) * weight over the last dimension; a weight in fp32 may stand beside bf16."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -31,7 +31,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        weight = self.weight.to(wide)
+        return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
 
 
 class LatentAttention(nn.Module):

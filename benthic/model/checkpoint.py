@@ -8,10 +8,11 @@ is looked at while it is warm: a NaN or Inf is an error. Nothing is unpickled or
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +23,20 @@ from torch.overrides import TorchFunctionMode
 
 from benthic.hub.config import Fp8Format, read_config
 from benthic.hub.files import AGAIN, HubError
-from benthic.hub.layout import EMBEDDING, HEAD, SCALE, fitted, in_fp8, is_copy
+from benthic.hub.layout import (
+    EMBEDDING,
+    HEAD,
+    SCALE,
+    fitted,
+    in_fp8,
+    is_copy,
+    layout,
+    stands_apart,
+)
 from benthic.hub.safetensors import Checkpoint, Entry, Shard, open_checkpoint, open_shard
 from benthic.model.config import ModelConfig
 from benthic.model.fp8 import SCALE_MAX, dequantise_into, to_fp8
+from benthic.model.memory import check_memory
 from benthic.model.transformer import LanguageModel
 
 CHUNK = 1 << 20  # bytes read at a time: in the cache when they are looked at
@@ -57,8 +68,17 @@ class Source:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the embedding, which is never in FP8: the checkpoint's own precision."""
-        return DTYPES[self.checkpoint.entries[EMBEDDING][1].dtype]
+        """The checkpoint's own precision: the widest of what is neither in FP8 nor stands apart."""
+        entries, bias = self.checkpoint.entries, "e_score_correction_bias"
+        names = layout(self.config).keys() & entries.keys()
+        kinds = {entries[n][1].dtype for n in names if not (stands_apart(n) or n.endswith(bias))}
+        return reduce(torch.promote_types, (DTYPES[kind] for kind in kinds - {"F8_E4M3"}))
+
+    @property
+    def apart(self) -> dict[str, torch.dtype]:
+        """Norms and routers by name, in the dtypes they are stored in."""
+        entries = self.checkpoint.entries
+        return {n: DTYPES[entries[n][1].dtype] for n in layout(self.config) if stands_apart(n)}
 
     @property
     def keeps_fp8(self) -> bool:
@@ -86,8 +106,9 @@ def import_hub(
     dtype: torch.dtype | None = None,
     keep_fp8: bool = False,
 ) -> LanguageModel:
-    """A model with the folder's weights, on `device`, in `dtype` (default: the checkpoint's own).
+    """A model with the folder's weights, on `device`, in `dtype`.
 
+    By default in the checkpoint's own, norms and routers each in theirs, so that nothing is lost.
     FP8 weights are widened block by block, or, with `keep_fp8`, kept and widened when used. Raises
     HubError naming file and tensor, or `MemoryNeeded` if the model is larger than the memory.
     """
@@ -107,6 +128,7 @@ def model_of(
         device=device,
         dtype=dtype or source.dtype,
         fp8=source.fp8 if keep_fp8 else None,
+        apart={} if dtype else source.apart,
     )
     fill(model, source)
     return model
@@ -118,14 +140,21 @@ def empty_model(
     device: torch.device | str,
     dtype: torch.dtype,
     fp8: Fp8Format | None = None,
+    apart: Mapping[str, torch.dtype] | None = None,
 ) -> LanguageModel:
-    """A model whose weights are allocated and not yet set; router biases are fp32 in any case."""
+    """A model whose weights are allocated and not yet set, those of `apart` in dtypes of their own.
+
+    Router biases are fp32 in any case.
+    """
     device = torch.device(device)
     with torch.device("meta"), _NoInitialisation():
         model = LanguageModel(config)
         if fp8:
             to_fp8(model, block=fp8.block)
         model.to(dtype)
+        for name, kind in (apart or {}).items():
+            weight = model.get_parameter(name)
+            weight.data = weight.data.to(kind)
         for router in model.routers:
             if router.e_score_correction_bias is not None:
                 router.e_score_correction_bias = router.e_score_correction_bias.float()
@@ -152,40 +181,6 @@ class _NoInitialisation(TorchFunctionMode):
         kwargs = kwargs or {}
         sets = getattr(func, "__module__", "") == nn.init.__name__
         return kwargs["tensor"] if sets else func(*args, **kwargs)
-
-
-class MemoryNeeded(ValueError):
-    """One sentence with both figures."""
-
-
-def check_memory(needed: int, device: torch.device) -> None:
-    """Raise MemoryNeeded if `needed` bytes exceed what the device has left."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
-    if needed > free:
-        raise MemoryNeeded(
-            f"the model takes {needed / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB of memory are "
-            f"free on {device}: take a smaller model, a narrower dtype, or a larger machine"
-        )
-
-
-def _free_memory(root: Path = Path("/")) -> int:
-    """Bytes that a process may still take, the control group's limit heeded."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-        group = root / "sys/fs/cgroup"
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        for line in (group / "memory.stat").read_text().splitlines():
-            if line.startswith(("active_file ", "inactive_file ")):  # gives way, as in MemAvailable
-                used -= int(line.split()[1])
-        if limit != "max":
-            free = min(free, max(0, int(limit) - used))
-    except (OSError, ValueError):
-        pass  # another system, or no control group
-    return free
 
 
 def hub_tensors(model: LanguageModel) -> dict[str, Tensor]:
@@ -364,6 +359,15 @@ def all_finite(x: Tensor) -> bool:
     # as signed ones. Maxima of integers run at the memory's pace, and in this thread.
     first, sign = _INFINITY[x.dtype], 1 << (8 * x.itemsize - 1)
     return bool(whole.view(f"i{x.itemsize}").max() < first and whole.max() < sign | first)
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise ValueError if a contiguous CPU tensor that is to be written holds a NaN or Inf."""
+    if not all_finite(x):
+        raise ValueError(
+            f"{name} holds a number that is not finite in {x.dtype}: export the weights as fp32, "
+            "and if that is refused, take an earlier checkpoint"
+        )
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

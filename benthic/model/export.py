@@ -20,15 +20,19 @@ from torch import Tensor
 from benthic.durable import write_durably
 from benthic.hub.config import Fp8Format, to_hub
 from benthic.hub.files import INDEX
-from benthic.hub.layout import SCALE, in_fp8, layout
+from benthic.hub.layout import EMBEDDING, SCALE, in_fp8, layout
 from benthic.hub.safetensors import SINGLE
-from benthic.model.checkpoint import DTYPES, hub_tensors
+from benthic.model.checkpoint import DTYPES, check_finite, hub_tensors
+from benthic.model.config import ModelConfig
 from benthic.model.fp8 import BlockExperts, BlockLinear, quantise
 from benthic.model.transformer import LanguageModel
 
-Precision = Literal["fp32", "bf16", "fp8"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 SHARD_BYTES = 5 * 10**9  # a shard's size on the Hub
-_TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+_TORCH = {
+    **{"fp32": torch.float32, "bf16": torch.bfloat16},
+    **{"fp16": torch.float16, "fp8": torch.bfloat16},
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
@@ -50,21 +54,20 @@ def export_hub(
     model: LanguageModel,
     folder: Path,
     *,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     fp8: Fp8Format | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write config and weights into `folder`, which is made; programs load it as it is.
 
-    A model that holds FP8 weights is written with them as they are, scales in the dtype they came
-    in, under `precision` "fp8" and that format; others need it imported widened (ValueError). An
+    Without `precision` every tensor goes out as the model holds it. FP8 weights do so under "fp8"
+    too, in the format `fp8` and with scales in the dtype they came in; other precisions need them
+    imported widened (ValueError). A number that the precision cannot hold is a ValueError. An
     earlier checkpoint in the folder goes; the config comes last, and with it the folder is whole.
     """
     blocks = {m.block for m in model.modules() if isinstance(m, BlockLinear | BlockExperts)}
     stored = bool(blocks)
-    if precision == "fp8":
-        fp8 = fp8 or Fp8Format()
-    if stored and (fp8 is None or precision != "fp8" or blocks != {fp8.block}):
+    if stored and (fp8 is None or precision not in (None, "fp8") or blocks != {fp8.block}):
         found = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(blocks))
         raise ValueError(
             f"the model keeps its weights in FP8 with blocks of {found}: export it in that format, "
@@ -72,11 +75,11 @@ def export_hub(
         )
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    if fp8 and not stored:
-        fp8 = replace(fp8, scale_dtype="F32")
-    plan = _plan(model, precision, fp8)
-    shards = _shards(plan, shard_bytes)
     views = hub_tensors(model)
+    if not stored:
+        fp8 = replace(fp8 or Fp8Format(), scale_dtype="F32") if precision == "fp8" else None
+    plan = _plan(model.config, views, precision, fp8)
+    shards = _shards(plan, shard_bytes)
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -87,25 +90,32 @@ def export_hub(
         total = sum(w.nbytes for w in plan)
         index = {"metadata": {"total_size": total}, "weight_map": where}
         write_durably(folder / INDEX, _json(index))
-    named = str(_TORCH[precision]).removeprefix("torch.")
+    plain = _TORCH[precision] if precision else views[EMBEDDING].dtype
+    named = str(plain).removeprefix("torch.")
     # By both names: vLLM, SGLang and transformers before 4.56 know only the older.
     keys = to_hub(model.config) | {"dtype": named, "torch_dtype": named}
-    if precision == "fp8" and fp8:
+    if fp8:
         keys["quantization_config"] = fp8.to_hub()
     write_durably(folder / "generation_config.json", _json(_generation(keys)))
     write_durably(folder / "config.json", _json(keys))
 
 
-def _plan(model: LanguageModel, precision: Precision, fp8: Fp8Format | None) -> list[_Written]:
+def _plan(
+    config: ModelConfig,
+    views: dict[str, Tensor],
+    precision: Precision | None,
+    fp8: Fp8Format | None,
+) -> list[_Written]:
     plan = []
-    for name, shape in layout(model.config, fp8 if precision == "fp8" else None).items():
-        dtype = _TORCH[precision]
-        if name.endswith("e_score_correction_bias"):
-            dtype = torch.float32
-        elif fp8 and name.endswith(SCALE):
+    for name, shape in layout(config, fp8).items():
+        if fp8 and name.endswith(SCALE):
             dtype = DTYPES[fp8.scale_dtype]
-        elif precision == "fp8" and in_fp8(name):
-            dtype = torch.float8_e4m3fn
+        elif precision is None:
+            dtype = views[name].dtype
+        elif name.endswith("e_score_correction_bias"):
+            dtype = torch.float32
+        else:
+            dtype = torch.float8_e4m3fn if fp8 and in_fp8(name) else _TORCH[precision]
         plan.append(_Written(name, dtype, shape))
     return plan
 
@@ -179,7 +189,9 @@ def _converted(
         elif fp8 and scale is not None and w.name.endswith(SCALE):
             yield scale
         else:
-            yield views[w.name].to(w.dtype)
+            out = views[w.name].to("cpu", w.dtype).contiguous()
+            check_finite(w.name, out)
+            yield out
 
 
 def _generation(keys: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benthic.data.hub_tokenizer import HubTokenizer
-from benthic.model.checkpoint import hub_tensors
+from benthic.model.checkpoint import check_finite, hub_tensors
 from benthic.model.config import ModelConfig, RopeScaling
 from benthic.model.gguf_vocabulary import add_vocabulary
 from benthic.model.rope import frequencies
@@ -32,9 +32,12 @@ from benthic.model.transformer import LanguageModel
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
 
-Precision = Literal["f32", "bf16", "q8_0"]
+Precision = Literal["f32", "bf16", "f16", "q8_0"]
 CHUNK = 1 << 23  # numbers converted at a time
-_FILE_TYPES = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+_FILE_TYPES = {
+    **{"f32": "ALL_F32", "bf16": "MOSTLY_BF16"},
+    **{"f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"},
+}
 _ROPE_FREQS = "rope_freqs.weight"
 
 log = logging.getLogger(__name__)
@@ -283,7 +286,10 @@ def _write(writer: "GGUFWriter", plan: list[_Written], path: Path) -> None:
             end = file.tell() + size
             for part in w.parts:
                 for rows in part.split(max(1, CHUNK // part[0].numel())):
-                    numbers = rows.to("cpu", torch.float32).reshape(-1, w.shape[-1]).numpy()
+                    single = rows.to("cpu", torch.float32).reshape(-1, w.shape[-1])
+                    stored = single.half() if w.kind == gguf.GGMLQuantizationType.F16 else single
+                    check_finite(w.name, stored.contiguous())
+                    numbers = single.numpy()
                     file.write(np.ascontiguousarray(gguf.quantize(numbers, w.kind)).data)
             assert file.tell() == end, w.name
             writer.write_padding(file, size)

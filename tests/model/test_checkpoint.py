@@ -22,9 +22,8 @@ from benthic.hub.config import Fp8Format, to_hub
 from benthic.hub.files import HubError
 from benthic.hub.layout import SCALE, in_fp8
 from benthic.hub.safetensors import SINGLE
-from benthic.model import checkpoint
+from benthic.model import checkpoint, memory
 from benthic.model.checkpoint import (
-    MemoryNeeded,
     all_finite,
     empty_model,
     hub_tensors,
@@ -34,6 +33,7 @@ from benthic.model.checkpoint import (
 from benthic.model.config import ModelConfig
 from benthic.model.export import export_hub
 from benthic.model.fp8 import SCALE_MAX, BlockExperts, BlockLinear, dequantise_reference
+from benthic.model.memory import MemoryNeeded
 from benthic.model.transformer import LanguageModel
 
 COMMON: dict[str, Any] = {
@@ -577,9 +577,9 @@ def test_a_model_larger_than_the_memory_is_refused(
     folder = put(tmp_path / "hub", FAMILIES["v3"], hub_tensors(lively(FAMILIES["v3"])))
     needed = sum(t.nbytes for t in import_hub(folder).buffers())
     needed += sum(t.nbytes for t in import_hub(folder).parameters())
-    monkeypatch.setattr(checkpoint, "_free_memory", lambda: needed)
+    monkeypatch.setattr(memory, "_free_memory", lambda: needed)
     import_hub(folder)
-    monkeypatch.setattr(checkpoint, "_free_memory", lambda: needed - 1)
+    monkeypatch.setattr(memory, "_free_memory", lambda: needed - 1)
     with pytest.raises(MemoryNeeded, match=r"the model takes 0\.0 GiB and 0\.0 GiB of memory"):
         import_hub(folder)
 
@@ -587,7 +587,7 @@ def test_a_model_larger_than_the_memory_is_refused(
 def test_both_figures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """DeepSeek-V3's size, without a byte of it."""
     config = ModelConfig()
-    monkeypatch.setattr(checkpoint, "_free_memory", lambda: 3 << 30)
+    monkeypatch.setattr(memory, "_free_memory", lambda: 3 << 30)
     needed = 2 * parameters(config)["total_with_mtp"]
     with pytest.raises(MemoryNeeded) as caught:
         empty_model(config, device="cpu", dtype=torch.bfloat16)
@@ -597,8 +597,8 @@ def test_both_figures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_free_memory_is_a_share_of_the_machines(tmp_path: Path) -> None:
     all_of_it = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < checkpoint._free_memory() <= all_of_it
-    assert checkpoint._free_memory(tmp_path) == all_of_it  # another system
+    assert 0 < memory._free_memory() <= all_of_it
+    assert memory._free_memory(tmp_path) == all_of_it  # another system
 
 
 @pytest.mark.parametrize(
@@ -615,7 +615,7 @@ def test_pages_of_files_give_way(limit: str, free: int, tmp_path: Path) -> None:
     (group / "memory.stat").write_text(
         "anon 2300000\nfile 2200000\ninactive_file 2000000\nactive_file 200000\n"
     )
-    assert checkpoint._free_memory(tmp_path) == free
+    assert memory._free_memory(tmp_path) == free
 
 
 WATCHED = """

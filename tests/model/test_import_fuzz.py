@@ -20,10 +20,11 @@ from benthic.hub.config import Fp8Format
 from benthic.hub.files import INDEX, HubError
 from benthic.hub.layout import SCALE, is_copy
 from benthic.hub.safetensors import WIDTHS
-from benthic.model import checkpoint
-from benthic.model.checkpoint import MemoryNeeded, empty_model, fill, open_source
+from benthic.model import memory
+from benthic.model.checkpoint import empty_model, fill, open_source
 from benthic.model.config import ModelConfig
 from benthic.model.export import export_hub
+from benthic.model.memory import MemoryNeeded
 from tests.model.test_checkpoint import lively
 
 Folder = dict[str, bytes]
@@ -673,7 +674,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Folder]:
 
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_free_memory", lambda: MEMORY)
+    monkeypatch.setattr(memory, "_free_memory", lambda: MEMORY)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["plain", "fp8"])
