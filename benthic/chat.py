@@ -24,26 +24,49 @@ from benthic.engine import folded
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
 from benthic.model.transformer import LanguageModel
-from benthic.weights import Weights, open_weights
+from benthic.weights import Weights, open_weights, sampling_of
 
 _TEXT = "/text"
-_CONTINUATION = 200  # tokens a continued text may have
-_REPLY = 1024  # tokens that an imported model may answer with
+_CONTINUATION = 200  # tokens a continued text may have, if nothing else is asked for
+_REPLY = 4096  # the same of an imported model's answer: R1's distilled models think for thousands
 _HELP = f"'{_TEXT} WORDS' continues a text, an empty line or Ctrl-D ends."
 
 
-def chat(path: Path, *, temperature: float, seed: int, dtype: torch.dtype | None = None) -> int:
-    """Read questions from standard input until it ends."""
+def chat(
+    path: Path,
+    *,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    keep_fp8: bool = False,
+) -> int:
+    """Read questions from standard input until it ends; ValueError for what cannot be sampled so.
+
+    Without `temperature` as the checkpoint asks, else greedily; without `max_tokens` as long as a
+    run's task allows, or 4,096 tokens.
+    """
     out = rich.console.Console(highlight=False)
-    weights = open_weights(path, dtype=dtype)
+    weights = open_weights(path, device=device, dtype=dtype, keep_fp8=keep_fp8)
+    asked = {} if weights.recipe else sampling_of(path)
     model, vocabulary = weights.model, weights.vocabulary
     count = sum(p.numel() for p in model.parameters())
     talk: _Exam | _Talk = _Exam(weights) if weights.recipe else _Talk(weights)
-    params = SamplingParams(temperature=temperature, max_new_tokens=talk.longest, seed=seed)
+    by_itself = temperature is None and bool(asked.get("do_sample"))
+    if temperature is None:
+        temperature = asked.get("temperature", 1.0) if by_itself else 0.0
+    longest = talk.longest if max_tokens is None else max_tokens
+    params = SamplingParams(temperature=temperature, max_new_tokens=longest, seed=seed)
     out.print(
         f"[bold]{escape(path.name)}[/bold]: {count:,} parameters, {weights.state}. "
         f"{escape(talk.invitation)}. {escape(_HELP)}"
     )
+    if by_itself:
+        out.print(
+            f"Sampled at temperature {temperature:g}, as its generation_config.json asks; "
+            "--temperature 0 takes the likeliest tokens."
+        )
     if folded.pays(model):
         torch.set_num_threads(1)  # one token at a time: a second thread only waits
     engine = Engine(model, ends=vocabulary.ends, record_experts=False)
@@ -51,10 +74,12 @@ def chat(path: Path, *, temperature: float, seed: int, dtype: torch.dtype | None
         params = replace(params, seed=params.seed + 1)
         try:
             if words.partition(" ")[0] == _TEXT:
-                asked = _continuation(words, vocabulary, params, model)
+                new = _CONTINUATION if max_tokens is None else max_tokens
+                goes_on = replace(params, max_new_tokens=new)
+                prompt = _continuation(words, vocabulary, goes_on, model)
             else:
-                asked = talk.prompt(words, params)
-            said = _answer(out, engine, vocabulary, *asked)
+                prompt = talk.prompt(words, params)
+            said = _answer(out, engine, vocabulary, *prompt)
             if words.partition(" ")[0] != _TEXT:
                 talk.heard(words, said)
         except ValueError as error:
@@ -147,12 +172,12 @@ def _continuation(
     if not text:
         raise ValueError(f"give the text to go on with: {_TEXT} WORDS")
     longest = model.config.max_position_embeddings
-    new = max(1, min(_CONTINUATION, longest // 2))
+    new = max(1, min(params.max_new_tokens, longest // 2))
     begin = [] if vocabulary.bos is None else [vocabulary.bos]
     prompt = [*begin, *vocabulary.encode(text)]
     prompt = prompt[max(0, len(prompt) - (longest - new)) :]
     warm = params.temperature or 0.7  # a greedy continuation of a small model goes in circles
-    return prompt, SamplingParams(temperature=warm, max_new_tokens=new, seed=params.seed)
+    return prompt, replace(params, temperature=warm, max_new_tokens=new)
 
 
 def _answer(
@@ -166,7 +191,7 @@ def _answer(
 
     Returns what was said, thoughts and tags included.
     """
-    began, count, said = time.perf_counter(), 0, ""
+    began, count, said, token = time.perf_counter(), 0, "", -1
     # Templates of reasoning models open the tag themselves.
     opened = vocabulary.decode(prompt[-8:], show_specials=True).rstrip().endswith(THINK)
     thinking = opened
@@ -190,7 +215,10 @@ def _answer(
             out.print(Text(printable(mark), style="dim"), end="")
     show(characters.decode(b"", final=True))
     seconds = max(time.perf_counter() - began, 1e-9)
-    out.print(Text(f"   {count} tokens, {count / seconds:,.0f} tokens/s", style="dim"))
+    rate = f"   {count} tokens, {count / seconds:,.0f} tokens/s"
+    if count == params.max_new_tokens and token not in vocabulary.ends:
+        rate += ", cut off there: see --max-tokens"
+    out.print(Text(rate, style="dim"))
     return said
 
 

@@ -13,6 +13,7 @@ OVERRIDES = Annotated[
 ]
 
 MAYBE_PATH = Annotated[Path | None, arg(metavar="PATH")]
+MAYBE_NUMBER = Annotated[float | None, arg(metavar="NUMBER")]
 MAYBE_TOKENS = Annotated[int | None, arg(metavar="TOKENS")]
 
 
@@ -82,24 +83,38 @@ def run(
 def chat(
     folder: Positional[Path] = Path("runs/laptop"),
     /,
-    temperature: float = 0.0,
+    temperature: MAYBE_NUMBER = None,
+    max_tokens: MAYBE_TOKENS = None,
     seed: int = 0,
-    dtype: Literal["auto", "fp32", "bf16"] = "auto",
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    keep_fp8: bool = False,
 ) -> int:
     """Talk to a trained or imported model in the terminal.
 
     Args:
         folder: a run's folder, or a checkpoint's in the Hub's layout
-        temperature: 0 answers with the likeliest tokens, 1 samples
+        temperature: 0 takes the likeliest tokens, 1 samples; if not given, as the checkpoint asks
+        max_tokens: of an answer; if not given, as the run's task has it, 4,096 of a checkpoint
         seed: of the samples
+        device: where the model is held and run
         dtype: what the weights are held in; auto: as they are stored, FP8 widened to bf16
+        keep_fp8: hold FP8 weights as they are, a byte each, and widen them when they are used
     """
     import torch
 
     from benthic.chat import chat as talk
 
-    kinds = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
-    return talk(folder.absolute(), temperature=temperature, seed=seed, dtype=kinds[dtype])
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return talk(
+        folder.absolute(),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        device=device,
+        dtype=kinds.get(dtype),
+        keep_fp8=keep_fp8,
+    )
 
 
 def export(

@@ -20,7 +20,10 @@ def whole(target: Path) -> Iterator[Path]:
     OSError if `target` is there, before or after, or if another process is making it; then, as
     after any error, nothing of it stays. What killed processes left beside it is removed.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target)) from None
     for left in target.parent.glob(f".partial-*{_LOCK}"):
         _remove_if_left(left)
     partial = target.with_name(f".partial-{target.name}")

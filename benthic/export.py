@@ -20,11 +20,10 @@ from benthic.card import card
 from benthic.data.hub_tokenizer import save_tokenizer
 from benthic.durable import FULL, whole, write_atomically
 from benthic.folder import FolderError, RunFolder
-from benthic.hub.files import CONFIG_LIMIT, read_json
 from benthic.model.checkpoint import Source
 from benthic.model.export import Precision, export_hub
 from benthic.run import receipt_of
-from benthic.weights import Weights, open_weights, source_in
+from benthic.weights import Weights, open_weights, sampling_of, source_in
 
 Target = Literal["hf", "gguf"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16", "fp8", "q8_0"]
@@ -36,7 +35,6 @@ _TORCH: dict[Dtype, torch.dtype] = {
     **{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},
 }
 _NAMES = {kind: name for name, kind in _TORCH.items()}
-_SAMPLING = ("pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 _GGUF: dict[Dtype, Literal["f32", "bf16", "f16", "q8_0"]] = {
     **{"fp32": "f32", "bf16": "bf16"},
     **{"fp16": "f16", "q8_0": "q8_0"},
@@ -140,7 +138,5 @@ def _complete(path: Path, weights: Weights) -> None:
     facts.pop("_from_model_config", None)
     ends = sorted(weights.vocabulary.ends)
     facts["eos_token_id"] = ends[0] if len(ends) == 1 else ends
-    found = weights.path / path.name
-    given = read_json(found, limit=CONFIG_LIMIT) if os.path.lexists(found) else {}
-    facts |= {k: given[k] for k in _SAMPLING if isinstance(given.get(k), int | float)}
+    facts |= sampling_of(weights.path)
     write_atomically(path, json.dumps(facts, indent=2) + "\n")

@@ -25,7 +25,7 @@ from benthic.data.tokenizer import BOS, SPECIALS
 from benthic.data.vocabulary import HubVocabulary, Vocabulary, hub_vocabulary, vocabulary_of
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.config import Fp8Format
-from benthic.hub.files import TOKENIZERS
+from benthic.hub.files import CONFIG_LIMIT, TOKENIZERS, read_json
 from benthic.hub.layout import layout
 from benthic.model.checkpoint import (
     Source,
@@ -42,6 +42,7 @@ from benthic.train import checkpoint, loop
 # checkpoint is written, what goes into its file.
 TRAINING_BYTES = 16 + 12
 _TWIN_BYTES = 8  # of the copy in fp64 that reinforcement may sample from
+_SAMPLING = ("pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 _CONTENT = "{{ message['content'] }}"
 _PADDED = f"{{{{ message['content'] ~ '{' ' * FIELD}'[message['content']|length:] }}}}"
 # R1-Zero's plain text, as `Vocabulary.prompt` has it where there are no tokens for the roles.
@@ -110,17 +111,22 @@ def open_weights(
 ) -> Weights:
     """A run's latest weights, or an imported checkpoint's in `dtype` (default: as stored).
 
-    FolderError, HubError or ValueError, one sentence, if there is nothing sound to open.
+    FolderError, HubError or ValueError, one sentence, if there is nothing sound to open, no such
+    device, or no FP8 to keep.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise FolderError("device is 'cuda', but PyTorch sees no GPU here: use --device cpu")
     folder = RunFolder(path)
-    if folder.exists():
+    source = None if folder.exists() else source_in(path)
+    if keep_fp8 and not (source and source.fp8):
+        raise FolderError(f"{path} holds no weights in FP8: leave --keep-fp8 out")
+    if source is None:
         model, stage = load_run(folder)
         recipe = folder.recipe()
         vocabulary = vocabulary_of(recipe)
         folder.check_vocabulary(vocabulary.describe())
         state = "reinforced" if stage == "rl" else "pretrained only"
         return Weights(path, _moved(model, device, dtype), vocabulary, state, recipe)
-    source = source_in(path)
     read = hub_vocabulary(path)
     if source.config.vocab_size < read.size:
         raise FolderError(
@@ -129,6 +135,13 @@ def open_weights(
         )
     model = model_of(source, device=device, dtype=dtype, keep_fp8=keep_fp8)
     return Weights(path, model, read, "imported", fp8=source.fp8)
+
+
+def sampling_of(path: Path) -> dict[str, float]:
+    """What a checkpoint's generation_config.json says of sampling: do_sample, temperature, ..."""
+    file = path / "generation_config.json"
+    given = read_json(file, limit=CONFIG_LIMIT) if os.path.lexists(file) else {}
+    return {k: given[k] for k in _SAMPLING if isinstance(given.get(k), int | float)}
 
 
 def source_in(path: Path) -> Source:

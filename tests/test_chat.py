@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rich.console
@@ -19,7 +20,7 @@ from benthic.export import export
 from benthic.folder import FolderError, RunFolder
 from benthic.model.memory import MemoryNeeded
 from benthic.train import checkpoint
-from benthic.weights import open_weights
+from benthic.weights import Weights, open_weights
 from tests.dense import CHATML, hub_in
 from tests.small import run_small, small, text_in, tokenizer_in
 
@@ -141,11 +142,11 @@ Talk = Callable[..., str]
 def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Talk:
     """Lines in, all that is printed out."""
 
-    def of(path: Path, *lines: str, dtype: torch.dtype | None = None) -> str:
+    def of(path: Path, *lines: str, **options: Any) -> str:
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
         monkeypatch.setenv("COLUMNS", "400")
         capsys.readouterr()
-        assert chat(path, temperature=0.0, seed=0, dtype=dtype) == 0
+        assert chat(path, **options) == 0
         return capsys.readouterr().out
 
     return of
@@ -259,6 +260,64 @@ def test_narrow_weights_talk(tmp_path: Path, talk: Talk) -> None:
     for path in (hub, run.path, tmp_path / "fp8"):
         for dtype in (None, torch.float32, torch.bfloat16):
             assert talk(path, "314159", "/text abc", dtype=dtype).count("tokens/s") == 2
+    assert talk(tmp_path / "fp8", "314159", "/text abc", keep_fp8=True).count("tokens/s") == 2
+    for path in (hub, run.path):
+        with pytest.raises(FolderError, match="holds no weights in FP8: leave --keep-fp8 out"):
+            talk(path, keep_fp8=True)
+
+
+def test_fp8_is_kept_where_it_is_asked_for(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[set[torch.dtype]]()
+
+    def watched(*words: Any, **options: Any) -> Weights:
+        weights = open_weights(*words, **options)
+        held.append({p.dtype for p in weights.model.parameters()})
+        return weights
+
+    monkeypatch.setattr("benthic.chat.open_weights", watched)
+    folder = hub_in(tmp_path / "hub", precision="fp8")
+    for keep_fp8 in (False, True):
+        talk(folder, keep_fp8=keep_fp8)
+    assert held == [{torch.bfloat16}, {torch.bfloat16, torch.float8_e4m3fn}]
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path: Path, talk: Talk) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    run = run_small(small(text_in(tmp_path), "reason.steps=0"), tmp_path / "run")
+    for path in (hub_in(tmp_path / "hub"), run.path):
+        with pytest.raises(FolderError, match="PyTorch sees no GPU here: use --device cpu"):
+            talk(path, device="cuda")
+
+
+def test_a_checkpoint_says_how_it_is_sampled(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its file does, unless something else is asked for; an answer's length likewise."""
+    folder = hub_in(tmp_path / "hub", template=CHATML, max_position_embeddings=10000)
+    given = list[tuple[float, int]]()
+
+    def stream(self: object, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        given.append((params.temperature, params.max_new_tokens))
+        yield from SCRIPT
+
+    monkeypatch.setattr("benthic.engine.engine.Engine.stream", stream)
+    facts = folder / "generation_config.json"
+    told = "Sampled at temperature 0.6, as its generation_config.json asks; --temperature 0 takes"
+    for asks, options, expected in (
+        ({"do_sample": True, "temperature": 0.6}, {}, (0.6, 4096)),
+        ({"do_sample": True, "temperature": 0.6}, {"temperature": 0.0}, (0.0, 4096)),
+        ({"do_sample": True}, {"max_tokens": 2}, (1.0, 2)),
+        ({"temperature": 0.6}, {"max_tokens": 9000}, (0.0, 9000)),
+    ):
+        facts.write_text(json.dumps(asks))
+        out = talk(folder, "ab", "/text ab", **options)
+        assert given[-2] == expected
+        assert given[-1] == (expected[0] or 0.7, min(options.get("max_tokens", 200), 5000))
+        assert (told in out) == (expected[0] == 0.6)
+        assert out.count("tokens/s, cut off there: see --max-tokens") == 2 * (expected[1] == 2)
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_talk(

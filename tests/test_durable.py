@@ -49,6 +49,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert target.read_text() == "theirs" and list(tmp_path.iterdir()) == [target]
 
 
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError), whole(tmp_path / "file" / "name"):
+        raise AssertionError
+
+
 def test_one_at_a_time_writes_a_name(tmp_path: Path) -> None:
     with whole(tmp_path / "file") as partial:
         partial.write_text("first")
