@@ -116,8 +116,8 @@ def _splitting(document: dict[str, Any]) -> str:
         if steps == [*patterns] and model["ignore_merges"] == whole:
             return name
     raise ValueError(
-        f"the pre-tokenizer cuts text by {shown(steps)}, which has no name in llama.cpp: use one "
-        f"that cuts as {', '.join(name for *_, name in SPLITTINGS)}"
+        f"the pre-tokenizer cuts text by {shown(steps)}, for which no name of llama.cpp's is known "
+        f"here: use one that cuts as {', '.join(name for *_, name in SPLITTINGS)}"
     )
 
 
@@ -164,11 +164,13 @@ _CASED = (  # of the scripts with upper and lower case, spelled out in DeepSeek-
     "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df"
     "\U0001e900-\U0001e943"
 )
+_EAST_ASIAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _DEEPSEEK_LLM = (
     *(r"[\r\n]", rf"\s?[{_CASED}]+"),
     "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
-    *(r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}"),
+    *(r"\s+$", _EAST_ASIAN, r"\p{N}"),
 )
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _EAST_ASIAN, r"\p{N}")
 _DEEPSEEK_V3 = (
     *(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
@@ -177,8 +179,10 @@ _DEEPSEEK_V3 = (
 # Patterns, whether a piece that is a token is taken whole, and llama.cpp's name for both.
 SPLITTINGS: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     ((_GPT2,), False, "gpt-2"),
+    ((r"\p{N}", _GPT2), False, "smollm"),
     (_DEEPSEEK_V3, False, "deepseek-v3"),
     (_DEEPSEEK_LLM, False, "deepseek-llm"),
+    (_DEEPSEEK_CODER, False, "deepseek-coder"),
     ((_LIKE_GPT4 % "",), False, "qwen2"),
     ((_LIKE_GPT4 % "{1,3}",), True, "llama-bpe"),
     ((_LIKE_GPT4 % "{1,3}",), False, "smaug-bpe"),

@@ -183,17 +183,24 @@ def test_tensors_are_the_hubs(
     assert ("output.weight" in found) != model.config.tie_word_embeddings
 
 
-def test_bf16_rounds_matrices_alone(
-    tiny: ModelConfig, seeded: Any, tokens: HubTokenizer, tmp_path: Path
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("f16", torch.half)])
+def test_half_precisions_round_matrices_alone(
+    tiny: ModelConfig,
+    seeded: Any,
+    tokens: HubTokenizer,
+    tmp_path: Path,
+    precision: Precision,
+    dtype: torch.dtype,
 ) -> None:
     model = seeded(replace(tiny, q_lora_rank=12))
-    keys, found = written(model, tokens, tmp_path, "bf16")
-    assert keys["general.file_type"] == gguf.LlamaFileType.MOSTLY_BF16
+    keys, found = written(model, tokens, tmp_path, precision)
+    upper = precision.upper()
+    assert keys["general.file_type"] == gguf.LlamaFileType[f"MOSTLY_{upper}"]
     for own, tensor in expected(model).items():
         single = tensor.ndim == 1 or own.endswith("ffn_gate_inp.weight")
-        kind = gguf.GGMLQuantizationType.F32 if single else gguf.GGMLQuantizationType.BF16
+        kind = gguf.GGMLQuantizationType["F32" if single else upper]
         assert found[own].tensor_type == kind, own
-        assert torch.equal(numbers(found[own]), tensor if single else tensor.bfloat16().float())
+        assert torch.equal(numbers(found[own]), tensor if single else tensor.to(dtype).float())
 
 
 def test_q8_0_is_within_half_a_step(
@@ -564,6 +571,11 @@ LIKE_GPT4 = (
 CUTS: list[tuple[str, Shape, bool]] = [
     ("gpt-2", {**TO_BYTES, "use_regex": True}, False),
     ("gpt-2", TO_BYTES, False),
+    (
+        "smollm",
+        {"type": "Sequence", "pretokenizers": [DIGITS, {**TO_BYTES, "use_regex": True}]},
+        False,
+    ),
     ("llama-bpe", in_turn(split(LIKE_GPT4)), True),
     ("smaug-bpe", in_turn(split(LIKE_GPT4)), False),
     ("qwen2", in_turn(split(LIKE_GPT4.replace("{1,3}", ""))), False),
@@ -579,6 +591,11 @@ CUTS: list[tuple[str, Shape, bool]] = [
     (
         "deepseek-llm",
         in_turn(split("[\r\n]"), *map(split, BY_NAME["deepseek-llm"][1:-1]), DIGITS),
+        False,
+    ),
+    (
+        "deepseek-coder",
+        in_turn(split("[\r\n]"), *map(split, BY_NAME["deepseek-coder"][1:-1]), DIGITS),
         False,
     ),
     ("kimi-k2", in_turn(*map(split, BY_NAME["kimi-k2"])), True),
