@@ -219,7 +219,10 @@ def _explain(error: Exception) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        _say("the memory does not suffice: lower model.* widths, rows or prompts with --set")
+        less = "lower model.* widths, rows or prompts with --set"
+        if sys.argv[1:2] != ["run"]:
+            less = "take a smaller model, a narrower --dtype, or a larger machine"
+        _say(f"the memory does not suffice: {less}")
         return 1
     if isinstance(error, OSError) and error.errno is not None:
         from benthic.durable import FULL

@@ -25,7 +25,7 @@ from benthic.data.tokenizer import BOS, SPECIALS
 from benthic.data.vocabulary import HubVocabulary, Vocabulary, hub_vocabulary, vocabulary_of
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.config import Fp8Format
-from benthic.hub.files import CONFIG_LIMIT, TOKENIZERS, read_json
+from benthic.hub.files import CONFIG_LIMIT, TOKENIZERS, check_folder, read_json
 from benthic.hub.layout import layout
 from benthic.model.checkpoint import (
     Source,
@@ -150,6 +150,7 @@ def source_in(path: Path) -> Source:
         raise FolderError(
             f"{path} does not exist: make a run with 'benthic run laptop', or name another folder"
         )
+    check_folder(path)
     if not os.path.lexists(path / "config.json"):
         raise FolderError(
             f"{path} is neither a run's folder nor a checkpoint of the Hub (it holds no "

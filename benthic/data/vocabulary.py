@@ -220,16 +220,10 @@ class HubVocabulary(Vocabulary):
     def __init__(
         self, hub: "HubTokenizer", *, name: str, sha256: str, ends: Iterable[int] = ()
     ) -> None:
-        """ValueError where no end is known or an id is out of range."""
+        """ValueError where no end is known."""
         self.hub, self.name, self.sha256 = hub, name, sha256
         self.size, self.bos = hub.size, hub.bos if hub.adds_bos else None
         self.ends = frozenset(ends) | ({hub.eos} if hub.eos is not None else set())
-        for end in self.ends:
-            if not 0 <= end < self.size:
-                raise ValueError(
-                    f"the tokenizer {name} ends at the id {end}, which is none of its {self.size}: "
-                    "correct eos_token_id in generation_config.json"
-                )
         if not self.ends:
             raise ValueError(
                 f"the tokenizer {name} names no end of text: give eos_token in "
@@ -293,7 +287,7 @@ def hub_vocabulary(path: Path) -> HubVocabulary:
         if path.name not in _FILES:
             raise ValueError(f"{path} is no {' or '.join(_FILES)}: give one, or the folder of one")
     hub = load_tokenizer(folder)
-    ends = {end for name in _CONFIGS for end in _ends_in(folder / name)}
+    ends = {end for name in _CONFIGS for end in _ends_in(folder / name, hub.size)}
     facts = [hub.size, hub.bos, hub.adds_bos, hub.eos, sorted(ends), sorted(hub.specials.items())]
     digest = hashlib.sha256(json.dumps(facts).encode())
     source = folder / next(name for name in _FILES if os.path.lexists(folder / name))
@@ -302,7 +296,7 @@ def hub_vocabulary(path: Path) -> HubVocabulary:
     return HubVocabulary(hub, name=folder.resolve().name, sha256=digest.hexdigest(), ends=ends)
 
 
-def _ends_in(path: Path) -> list[int]:
+def _ends_in(path: Path, size: int) -> list[int]:
     from benthic.hub.files import CONFIG_LIMIT, read_json, shown
 
     if not os.path.lexists(path):
@@ -311,4 +305,10 @@ def _ends_in(path: Path) -> list[int]:
     ends = found if isinstance(found, list) else [] if found is None else [found]
     if not all(type(i) is int for i in ends):
         raise ValueError(f"{path}: eos_token_id is {shown(found)}: give an id or a list of ids")
+    for end in ends:
+        if not 0 <= end < size:
+            raise ValueError(
+                f"{path}: eos_token_id is {end}, and the tokenizer's ids are 0 to {size - 1}: "
+                "correct it there"
+            )
     return ends

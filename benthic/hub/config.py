@@ -187,7 +187,8 @@ def from_hub(keys: Mapping[str, Any]) -> ModelConfig:
     for key in wanted:
         if key not in own:
             own[key] = _absent(key, family)
-    if latent:
+    if latent:  # the dense layers' count may exceed all layers', which are then dense, as elsewhere
+        own["first_k_dense_replace"] = min(own["first_k_dense_replace"], own["num_hidden_layers"])
         _check_scores(keys, family)
     _check_windows(keys)
     own["rope_theta"], own["rope_scaling"] = rope_from_hub(

@@ -76,6 +76,19 @@ def read_index(folder: Path) -> Index | None:
     return Index(folder, tuple(shards), where, _total_size(path, tree.get("metadata")))
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a folder that cannot be looked into, and that of a model in the Hub's cache."""
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise HubError(f"{path} cannot be looked into: check its permissions")
+    snapshots = path / "snapshots"
+    if path.name.startswith("models--") and snapshots.is_dir():
+        found = sorted(snapshots.iterdir())
+        raise HubError(
+            f"{path} is a model's folder in the Hub's cache: give a snapshot of it, "
+            f"{found[-1] if found else snapshots / 'REVISION'}"
+        )
+
+
 def read_json(path: Path, *, limit: int) -> dict[str, Any]:
     """The JSON object in a regular file of at most `limit` bytes.
 

@@ -5,6 +5,7 @@ what is free there. Left out: what activations, gradients and a cache take, whic
 """
 
 import os
+import resource
 from pathlib import Path
 
 import torch
@@ -25,12 +26,17 @@ def check_memory(needed: int, device: torch.device) -> None:
 
 
 def _free_memory(root: Path = Path("/")) -> int:
-    """Bytes that a process may still take, the control group's limit heeded."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that a process may still take, its own limit and the control group's heeded."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = os.sysconf("SC_PHYS_PAGES") * page
     try:
         for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
+        own, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if own != resource.RLIM_INFINITY:
+            held = int((root / "proc/self/statm").read_text().split()[0]) * page
+            free = min(free, max(0, own - held))
         group = root / "sys/fs/cgroup"
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())

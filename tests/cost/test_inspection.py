@@ -22,6 +22,7 @@ from benthic.hub.files import INDEX, HubError
 from benthic.hub.layout import SCALE, in_fp8, layout
 from benthic.hub.safetensors import SINGLE, WIDTHS
 from benthic.model.config import ModelConfig
+from benthic.weights import source_in
 
 FP8 = Fp8Format((16, 16))
 V3 = ModelConfig(
@@ -427,6 +428,23 @@ def test_a_context_beyond_the_models_is_refused(tmp_path: Path, context: int) ->
     assert inspect(str(tmp_path)).context == 128
     with pytest.raises(HubError, match="between 1 and max_position_embeddings = 128"):
         inspect(str(tmp_path), context=context)
+
+
+def test_what_is_near_a_model_is_told_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put_checkpoint(tmp_path, LLAMA, None)
+    with pytest.raises(HubError, match=f"is a file of weights: give its folder, {folder}"):
+        inspect(str(next(folder.glob("*.safetensors"))))
+    cache = tmp_path / "models--x--y"
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    for open_up in (inspect, lambda path: source_in(Path(path))):
+        with pytest.raises(HubError, match=f"give a snapshot of it, {cache}/snapshots/abc"):
+            open_up(str(cache))
+    monkeypatch.setattr("benthic.hub.files.os.access", lambda *_: False)
+    for open_up in (inspect, lambda path: source_in(Path(path))):
+        with pytest.raises(HubError, match="cannot be looked into: check its permissions"):
+            open_up(str(folder))
 
 
 def test_what_is_no_model_ends_in_a_sentence(tmp_path: Path) -> None:

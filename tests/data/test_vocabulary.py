@@ -336,18 +336,20 @@ def test_generation_may_end_at_several_ids(words: Path, tmp_path: Path) -> None:
         (b"{", "is no JSON"),
         (b'{"eos_token_id": "x"}', "give an id or a list of ids"),
         (b'{"eos_token_id": [true]}', "give an id or a list of ids"),
-        (b'{"eos_token_id": 400}', "ends at the id 400, which is none of its 400"),
-        (b'{"eos_token_id": -1}', "ends at the id -1"),
+        (b'{"eos_token_id": 400}', "eos_token_id is 400, and the tokenizer's ids are 0 to 399"),
+        (b'{"eos_token_id": [3, -1]}', "eos_token_id is -1, and the tokenizer's ids are 0 to 399"),
     ],
 )
 def test_a_bad_end_is_named_in_one_sentence(
     words: Path, tmp_path: Path, content: bytes, words_of: str
 ) -> None:
-    folder = tokenizer_in(tmp_path / "bad", words)
-    (folder / "generation_config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=words_of) as refusal:
-        hub_vocabulary(folder)
-    assert "\n" not in str(refusal.value)
+    """By the file that it stands in."""
+    for name in ("config.json", "generation_config.json"):
+        folder = tokenizer_in(tmp_path / name / "bad", words)
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=words_of) as refusal:
+            hub_vocabulary(folder)
+        assert "\n" not in str(refusal.value) and str(folder / name) in str(refusal.value)
 
 
 def test_a_tokenizer_without_an_end_takes_that_of_the_generation(

@@ -402,6 +402,12 @@ def test_released_keys_beside_the_shape_are_passed_over() -> None:
     assert from_hub(to_hub(config) | {"model_type": "kimi_k2"}) == config
 
 
+def test_more_dense_layers_than_layers_make_all_dense() -> None:
+    """As transformers' defaults leave it where only num_hidden_layers is given."""
+    config = from_hub(changed("deepseek-v3", num_hidden_layers=2))
+    assert (config.first_k_dense_replace, config.num_moe_layers) == (2, 0)
+
+
 def test_kimis_other_names_of_keys_count() -> None:
     keys = to_hub(preset("kimi-k2")[0])
     expected = from_hub(keys)

@@ -618,6 +618,16 @@ def test_pages_of_files_give_way(limit: str, free: int, tmp_path: Path) -> None:
     assert memory._free_memory(tmp_path) == free
 
 
+def test_the_process_own_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ulimit -v` sets it: of the address space, of which some is taken."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 7168 kB\n")
+    (tmp_path / "proc/self/statm").write_text("100 50 10 1 0 40 0\n")
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (103 * page, 200 * page))
+    assert memory._free_memory(tmp_path) == 3 * page
+
+
 WATCHED = """
 import sys, threading
 from pathlib import Path

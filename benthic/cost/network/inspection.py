@@ -25,6 +25,7 @@ from benthic.hub.files import (
     TOKENIZERS,
     HubError,
     Index,
+    check_folder,
     read_index,
     read_json,
     resolve,
@@ -204,6 +205,7 @@ def inspect(source: str, *, context: int | None = None) -> Inspection:
 def _look(source: str) -> _Seen:
     path = Path(source)
     if path.is_dir():
+        check_folder(path)
         if os.path.lexists(path / "config.json"):
             return _checkpoint(path)
         if os.path.lexists(path / "recipe.toml"):
@@ -213,6 +215,8 @@ def _look(source: str) -> _Seen:
             "run's"
         )
     if os.path.lexists(path):
+        if path.suffix in _WEIGHTS:
+            raise HubError(f"{path} is a file of weights: give its folder, {path.parent}")
         return _alone("config", path)
     if source in presets():
         shipped = resources.files("benthic.hub").joinpath("presets", f"{source}.json")
