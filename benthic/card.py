@@ -1,11 +1,13 @@
 """The model card of an export: what it is, how to ask it, how it was measured, what it cost."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from benthic.cost.bill.receipt import Receipt
 from benthic.cost.network.flops import parameters
 from benthic.hub.config import ARCHITECTURES
+from benthic.hub.files import model_name
 from benthic.weights import Weights
 
 _NO_BILL = (
@@ -25,7 +27,7 @@ def card(
     base: str | None = None,
 ) -> str:
     """Markdown with the Hub's front matter; `base` is the run whose pretraining was taken over."""
-    name = weights.path.resolve().name
+    name = _quiet(model_name(weights.path))
     lines = [
         "---",
         "library_name: transformers",
@@ -68,15 +70,23 @@ def _origin(weights: Weights, name: str, base: str | None) -> str:
         return (
             f"Converted with Benthic from the checkpoint `{name}`; its licence is the original's."
         )
-    origin = f"Trained with Benthic ({weights.state}); recipe: {recipe.about or name}."
+    origin = f"Trained with Benthic ({weights.state}); recipe: {_quiet(recipe.about) or name}."
     if recipe.init_from:
+        start = _quiet(model_name(Path(recipe.init_from)))
         origin += (
-            f" It started from the weights of `{Path(recipe.init_from).name}`: their licence "
-            "counts, and what they cost is not in the bill below."
+            f" It started from the weights of `{start}`: their licence counts, and what they cost "
+            "is not in the bill below."
         )
     if base:
-        origin += f" The pretraining was the run `{Path(base).name}`'s; its bill is not below."
+        origin += (
+            f" The pretraining was the run `{_quiet(Path(base).name)}`'s; its bill is not below."
+        )
     return origin
+
+
+def _quiet(name: str) -> str:
+    """A name in which nothing is Markdown, HTML or a new line."""
+    return re.sub(r"[\x00-\x1f\x7f`<>|\[\]\\]", "_", name)
 
 
 def _use(weights: Weights, results: dict[str, Any]) -> list[str]:

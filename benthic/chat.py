@@ -23,6 +23,7 @@ from benthic.data.vocabulary import END_THINK, THINK, Vocabulary
 from benthic.engine import folded
 from benthic.engine.engine import Engine
 from benthic.engine.sampler import SamplingParams
+from benthic.hub.files import model_name
 from benthic.model.transformer import LanguageModel
 from benthic.weights import Weights, open_weights, sampling_of
 
@@ -59,7 +60,7 @@ def chat(
     longest = talk.longest if max_tokens is None else max_tokens
     params = SamplingParams(temperature=temperature, max_new_tokens=longest, seed=seed)
     out.print(
-        f"[bold]{escape(path.name)}[/bold]: {count:,} parameters, {weights.state}. "
+        f"[bold]{escape(model_name(path))}[/bold]: {count:,} parameters, {weights.state}. "
         f"{escape(talk.invitation)}. {escape(_HELP)}"
     )
     if by_itself:

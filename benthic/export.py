@@ -20,6 +20,7 @@ from benthic.card import card
 from benthic.data.hub_tokenizer import save_tokenizer
 from benthic.durable import FULL, whole, write_atomically
 from benthic.folder import FolderError, RunFolder
+from benthic.hub.files import model_name
 from benthic.model.checkpoint import Source
 from benthic.model.export import Precision, export_hub
 from benthic.run import receipt_of
@@ -49,7 +50,7 @@ def export(path: Path, *, to: Target, dtype: Dtype, out: Path | None) -> int:
         raise FolderError(f"--to {to} takes --dtype {', '.join(_CHOICES[to])}, not {dtype}")
     source = None if RunFolder(path).exists() else source_in(path)
     dtype, stored = _settled(source, to, dtype)
-    name = f"{path.resolve().name}-{dtype}{'.gguf' if to == 'gguf' else ''}"
+    name = f"{model_name(path)}-{dtype}{'.gguf' if to == 'gguf' else ''}"
     target = Path(os.path.abspath(out or Path("exports") / name))
     if os.path.lexists(target):
         raise FolderError(_taken(target))

@@ -25,7 +25,7 @@ from benthic.data.tokenizer import BOS, SPECIALS
 from benthic.data.vocabulary import HubVocabulary, Vocabulary, hub_vocabulary, vocabulary_of
 from benthic.folder import FolderError, RunFolder
 from benthic.hub.config import Fp8Format
-from benthic.hub.files import CONFIG_LIMIT, TOKENIZERS, check_folder, read_json
+from benthic.hub.files import CONFIG_LIMIT, TOKENIZERS, check_folder, model_name, read_json
 from benthic.hub.layout import layout
 from benthic.model.checkpoint import (
     Source,
@@ -194,7 +194,7 @@ def starting_from(recipe: str, overrides: Sequence[str], path: Path) -> Recipe:
         model, own = source_in(path).config, str(path)
         complete = any(os.path.lexists(path / name) for name in TOKENIZERS)
         model = _marked(model, path) if complete else model
-    about = f"{Path(recipe).stem} on the weights of {path.name}"
+    about = f"{Path(recipe).stem} on the weights of {model_name(path)}"
     tree = {"model": asdict(model), "data": {"tokenizer": own}, "about": about}
     found = load(recipe, [*_overrides("", tree), *overrides])
     given = found.data.tokenizer

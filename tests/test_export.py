@@ -215,6 +215,25 @@ def test_a_card_without_bill_or_figures_says_so(tmp_path: Path, done: RunFolder,
     assert "its licence is the original's" in card
 
 
+def test_a_snapshot_of_the_cache_is_called_by_its_model(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--maker--tiny" / "snapshots" / "0a1b2c"
+    shutil.copytree(hub, snapshot)
+    monkeypatch.chdir(tmp_path)
+    export(snapshot, to="hf", dtype="auto", out=None)
+    text = (tmp_path / "exports" / "tiny-bf16" / "README.md").read_text()
+    assert "# tiny\n" in text and "the checkpoint `tiny`" in text
+
+
+def test_a_name_is_no_markdown(hub: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a\n## b](c)`<d>"
+    shutil.copytree(hub, folder)
+    export(folder, to="hf", dtype="auto", out=tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "# a_## b_(c)__d_\n" in text and "`a_## b_(c)__d_`" in text
+
+
 def test_the_card_of_what_is_only_pretrained(tmp_path: Path, done: RunFolder) -> None:
     """No figures yet, and pretraining that another run paid for."""
     recipe = small(text_in(tmp_path), "reason.steps=0")

@@ -76,6 +76,17 @@ def read_index(folder: Path) -> Index | None:
     return Index(folder, tuple(shards), where, _total_size(path, tree.get("metadata")))
 
 
+def model_name(path: Path) -> str:
+    """What a folder's model is called: by the folder, or, of a snapshot in the Hub's cache, there.
+
+    `models--ORG--NAME/snapshots/REV` is NAME, not the hash of a commit.
+    """
+    home = path.resolve()
+    cache = home.parent.parent.name
+    in_cache = home.parent.name == "snapshots" and cache.startswith("models--")
+    return cache.rpartition("--")[2] if in_cache else home.name
+
+
 def check_folder(path: Path) -> None:
     """Refuse a folder that cannot be looked into, and that of a model in the Hub's cache."""
     if not os.access(path, os.R_OK | os.X_OK):

@@ -9,10 +9,11 @@ DeepSeek's weights. Positions keep their numbers.
 import torch
 from torch import Tensor, nn
 
-from benthic.model.attention import RMSNorm
+from benthic.model.attention import LatentAttention, RMSNorm, attention_reference
 from benthic.model.block import Block
-from benthic.model.config import ModelConfig
-from benthic.model.moe import Routing
+from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.moe import Routing, SparseMLP, experts_reference, select_reference
+from benthic.model.rope import PLAIN
 
 
 class PredictionHead(nn.Module):
@@ -47,3 +48,24 @@ class PredictionBlock(Block):
         x = self.eh_proj(torch.cat([self.enorm(next_BTD), self.hnorm(hidden_BTD)], dim=-1))
         x, _ = self(x, cos_TR, sin_TR, mask, routing)
         return self.shared_head.norm(x)
+
+
+def look_ahead_reference(
+    block: PredictionBlock,
+    hidden_BTD: Tensor,
+    next_BTD: Tensor,
+    theta: float,
+    scaling: RopeScaling = PLAIN,
+) -> Tensor:
+    """V3 eq. 21-23 read aloud, on the slow twins of attention, selection and experts."""
+    m, moe, D = block, block.mlp, hidden_BTD.shape[-1]
+    assert isinstance(m.self_attn, LatentAttention) and isinstance(moe, SparseMLP)
+    left, right = m.eh_proj.weight.split(D, dim=1)  # of the embedding, of the hidden state
+    x = m.enorm(next_BTD) @ left.T + m.hnorm(hidden_BTD) @ right.T
+    x = x + attention_reference(m.self_attn, m.input_layernorm(x), theta, scaling)
+    y_ND = m.post_attention_layernorm(x).flatten(0, 1)
+    scores = moe.gate(y_ND)
+    ids = torch.tensor([sorted(chosen) for chosen in select_reference(moe.gate, scores)])
+    sparse = experts_reference(moe.experts, y_ND, ids, moe.gate.weigh(scores, ids))
+    x = x + (sparse + moe.shared_experts(y_ND)).view_as(x)
+    return m.shared_head.norm(x)

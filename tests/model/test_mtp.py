@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,16 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
 from benthic.data.loader import Rows
 from benthic.data.tokenizer import BOS
-from benthic.model.attention import attention_reference
-from benthic.model.config import ModelConfig
-from benthic.model.moe import SparseMLP, experts_reference
-from benthic.model.mtp import PredictionBlock
+from benthic.model.config import ModelConfig, RopeScaling
+from benthic.model.mtp import PredictionBlock, look_ahead_reference
 from benthic.model.transformer import LanguageModel
 from benthic.train.pretrain import to_batch
+
+YARN = RopeScaling(rope_type="yarn", factor=4.0, original_max_position_embeddings=4)
 
 
 def look_ahead(model: LanguageModel, tokens_BT: Tensor) -> Tensor:
@@ -54,27 +54,25 @@ def test_position_i_sees_token_i_plus_1(model: LanguageModel, at: int) -> None:
     assert changed[at] and not changed[:at].any()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"n_group": 4, "topk_group": 2}, {"rope_scaling": YARN, "q_lora_rank": 12}],
+    ids=["plain", "groups", "YaRN"],
+)
 def test_block_is_the_printed_equation(
-    tiny: ModelConfig, seeded: Callable[..., LanguageModel]
+    tiny: ModelConfig, seeded: Callable[..., LanguageModel], changes: dict[str, Any]
 ) -> None:
-    """V3 eq. 21-23 by slow twins: the embedding first, positions numbered from 0 as they were."""
-    model, tokens = seeded(tiny, std=0.15), tokens_of(1)
+    """The embedding first, positions numbered from 0 as they were; two rows."""
+    config = replace(tiny, **changes)
+    model, tokens = seeded(config, std=0.15), torch.cat([tokens_of(1), tokens_of(2)])
     block = model.model.layers[-1]
-    assert isinstance(block, PredictionBlock) and isinstance(block.mlp, SparseMLP)
+    assert isinstance(block, PredictionBlock)
     with torch.no_grad():
-        hidden = model(tokens)[:, :-1]
-        following = F.embedding(tokens[:, 1:], model.model.embed_tokens.weight)
-        x = torch.cat([block.enorm(following), block.hnorm(hidden)], dim=-1)
-        x = x @ block.eh_proj.weight.T
-        x = x + attention_reference(block.self_attn, block.input_layernorm(x), tiny.rope_theta)
-        normed = block.post_attention_layernorm(x)[0]
-        scores = block.mlp.gate(normed)
-        ids = block.mlp.gate.select(scores)
-        weight = block.mlp.gate.weigh(scores, ids)
-        sparse = experts_reference(block.mlp.experts, normed, ids, weight)
-        x = x + sparse + block.mlp.shared_experts(normed)
-        expected = model.lm_head(block.shared_head.norm(x))
-    torch.testing.assert_close(look_ahead(model, tokens), expected, atol=2e-5, rtol=2e-5)
+        hidden, following = model(tokens)[:, :-1], model.model.embed_tokens(tokens[:, 1:])
+        theta, scaling = config.rope_theta, config.rope_scaling
+        expected = look_ahead_reference(block, hidden, following, theta, scaling)
+        found = look_ahead(model, tokens)
+    torch.testing.assert_close(found, model.lm_head(expected), atol=2e-5, rtol=2e-5)
 
 
 def test_block_has_no_embedding_and_no_head(tiny: ModelConfig) -> None:
