@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -90,6 +90,8 @@ def write_atomically(path: Path, text: str) -> None:
         partial.replace(path)
         flush_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 

@@ -8,7 +8,6 @@ text is escaped and its control characters are made visible, because a model wro
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from markupsafe import Markup
 
 from benthic import svg
 from benthic.cost.bill import receipt as bill
+from benthic.durable import write_atomically
 from benthic.svg import Axis, Bar, Line, Point, number
 
 Row = Mapping[str, Any]
@@ -59,12 +59,7 @@ def write_report(
         )
     page = render_report(recipe, manifest, results, metrics, receipt)
     target = folder / "report.html"
-    partial = folder / ".partial-report.html"  # the prefix that a run folder knows as its own
-    try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(target, page)
     return target
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benthic.durable import whole
+from benthic.durable import whole, write_atomically
 
 DIES = """
 import os, sys
@@ -47,6 +47,20 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         partial.write_text("ours")
         target.write_text("theirs")
     assert target.read_text() == "theirs" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_atomically(tmp_path / "text", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*text'"):
+        write_atomically(tmp_path / "text", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["text"]
+    assert (tmp_path / "text").read_text() == "old"
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
