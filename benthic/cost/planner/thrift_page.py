@@ -202,6 +202,7 @@ def _assumed(story: Story) -> Section:
                 f"(2025-03-01); this floor has {last.served.pace / SERVICE:.2g} times that",
             )
         )
+    items += [("network", note) for note in story.shape.left_out]
     items += [("planned", note) for note in last.plan.assumptions]
     return Section(title="Assumed", blocks=[Points(items=items)])
 
