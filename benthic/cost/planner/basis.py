@@ -110,7 +110,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
     clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
     precision = question.usual or question.precision
-    hours = _usual(shape, choice, gpu.name, gpus, batch, precision).of(clean)
+    hours = _usual(shape, choice, gpu, gpus, batch, precision).of(clean)
     if question.pace is not None:
         middle = tokens / question.pace / good.useful / 3600
         off = hours.p50 / middle - 1
@@ -140,14 +140,15 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
 
 
 def _usual(
-    shape: Shape, chosen: Choice, name: str, gpus: int, batch: int, precision: Precision
+    shape: Shape, chosen: Choice, gpu: Gpu, gpus: int, batch: int, precision: Precision
 ) -> Practice:
     """What real runs take, of a trillion tokens in sequences of the usual length and the planner's
     own layout at `precision`, or in `chosen` where there is none: on a user's own GPU, or at a
     batch, that only `chosen` divides. That published runs were in fp16, or long in their sequences,
     says who trained them and when: here neither is a choice."""
     catalog = _shipped()
-    gpu, tokens = catalog.gpu(name), 1e12
+    gpu = catalog.gpu(gpu.name) if gpu.name in catalog.gpus() else gpu
+    tokens = 1e12
     seq = usual_seq(parameters(shape)["active"], shape.max_positions)
     try:
         choice = _fastest(shape, gpu, gpus, seq, max(batch, seq), precision, "adamw")

@@ -30,7 +30,7 @@ from benthic.cost.step.memory import usable
 from benthic.cost.step.speed import CLASSES
 
 _SPECIFIED = (
-    *("bf16_flops", "fp16_flops", "fp8_flops", "memory", "bandwidth"),
+    *("bf16_flops", "fp16_flops", "fp8_flops", "memory", "visible", "bandwidth"),
     *("scale_up", "scale_out", "per_node", "server_watts"),
 )
 _PROGRAMMES = ("rd_multiplier", "rd_multiplier.olmo-3", "rd_multiplier.olmo-2")
@@ -194,8 +194,9 @@ def _layout(plan: Plan) -> Section:
     }
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     memory = (
-        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB on the fullest GPU, of 1e9 "
-        f"bytes each (it is sold with {plan.gpu.memory / 1e9:.0f} and counts 2^30): {listed}."
+        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB of 1e9 bytes on the fullest "
+        f"GPU: what a program can have of the {plan.gpu.memory / 1e9:.0f} that it is sold with. "
+        f"{listed[:1].upper()}{listed[1:]}."
     )
     return Section(
         title="Layout",
