@@ -17,6 +17,7 @@ from benthic.cost.catalog import checks, figures
 from benthic.cost.catalog import load as catalog
 from benthic.cost.catalog.cells import cell
 from benthic.cost.catalog.load import Catalog, CostError, load
+from benthic.cost.catalog.origins import ends, origin
 
 SHIPPED = load()
 ROWS = [row for key in SHIPPED.keys() for row in SHIPPED.observations(key)]  # noqa: SIM118
@@ -471,19 +472,32 @@ def test_whatever_a_file_holds_it_loads_or_is_refused(
     for body in (out.getvalue(), text):
         path.write_bytes(body.encode("utf-8", "surrogatepass"))
         with suppress(CostError):
-            (line,) = load([path]).why(["pue"])
+            line = figures.explain(load([path]).figure("pue"))
             assert line.startswith("pue = 1") and line.isprintable()
 
 
-# ---- why
+# ---- where a figure is from
 
 
-def test_why_names_the_source_of_each_figure_once() -> None:
-    lines = SHIPPED.why(["rent.h800", "pue", "pue", "h100.memory"])
-    assert len(lines) == 3
-    assert lines[1].startswith("pue = 1.25 x (1.1 to 1.5): https://arxiv.org/abs/2405.21015")
-    assert "2024-05, confidence high" in lines[1]
-    assert lines[2].startswith("h100-sxm.memory = 80 GB: https://")
+def test_a_figure_and_its_sources_apart() -> None:
+    words, places = origin(SHIPPED.figure("gpu_mtbf"))
+    assert words.startswith("gpu_mtbf = 50,677 h (29,538 to 50,677), 2024-10-29, confidence medium")
+    assert places == ("https://arxiv.org/abs/2407.21783", "https://arxiv.org/abs/2410.21680")
+    line = figures.explain(SHIPPED.figure("pue"))
+    assert line.startswith("pue = 1.25 x (1.1 to 1.5): https://arxiv.org/abs/2405.21015")
+    assert "2024-05, confidence high" in line
+
+
+def test_the_ends_of_a_price_are_somebodys() -> None:
+    rows = SHIPPED.observations("rent.h100-sxm")
+    found = SHIPPED.rent("h100")
+    named = dict(ends(found, rows))
+    assert named["low"].low == found.low and named["high"].high == found.high
+    assert {"mercatus" in row.source for row in named.values()} == {True}
+    until = figures.days("2024")[1]
+    early = SHIPPED.rent("h100", "2024")
+    assert all(row.date < "2025" for _, row in ends(early, rows, until))
+    assert ends(SHIPPED.figure("pue"), [SHIPPED.figure("pue")]) == []
 
 
 # ---- cells

@@ -27,7 +27,6 @@ from benthic.cost.catalog.figures import (
     Figure,
     cells_of,
     days,
-    explain,
     figure_of,
     quoted,
     summary,
@@ -208,10 +207,6 @@ class Catalog:
             with (FOLDER / f"{TABLES[name]}.csv").open(newline="", encoding="utf-8") as file:
                 self._tables[name] = list(csv.DictReader(file))
         return self._tables[name]
-
-    def why(self, keys: Iterable[str]) -> list[str]:
-        """A line for each key: the figure, its range, where it is from and how sure it is."""
-        return [explain(self.figure(key)) for key in dict.fromkeys(keys)]
 
     @cached_property
     def _shipped(self) -> dict[str, list[Figure]]:

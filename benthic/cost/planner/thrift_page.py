@@ -9,8 +9,9 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money
 from benthic.cost.planner.basis import RELEASED
-from benthic.cost.planner.plan_page import count, dollars, sources
+from benthic.cost.planner.plan_page import count, dollars
 from benthic.cost.planner.serving import ACCEPTED, REACHED, SERVICE
+from benthic.cost.planner.sources import sources
 from benthic.cost.planner.thrift import FP8, IDEAS, MTP, Stage
 
 
