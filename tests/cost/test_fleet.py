@@ -226,6 +226,8 @@ def test_text_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert max(len(line) for line in text.splitlines() if "Page:" not in line) <= 80
     html = target.read_text()
     assert "<script" not in html
+    # Wide tables are cards on a phone, where each cell says its column; four columns fit.
+    assert html.count(' cards"') == 2 and html.count('data-column="no resale"') == 1
     drawings = re.findall(r"<svg.*?</svg>", html, re.S)
     assert len(drawings) == 2
     for drawing in drawings:

@@ -350,13 +350,24 @@ def test_a_row_of_the_catalog() -> None:
 def test_numbers() -> None:
     made, notes = from_numbers(params=70e9, layers=80)
     assert (made.hidden, made.heads, made.kv_heads) == (8192, 64, 8)  # as Llama 3 70B
-    assert any("128,000" in note for note in notes) and any("8192" in note for note in notes)
+    assert any("128,000" in note for note in notes) and any("8,192" in note for note in notes)
     sparse, _ = from_numbers(params=671e9, active=37e9, layers=61)
     assert sparse.experts == 256 and parameters(sparse)["active"] == pytest.approx(37e9, rel=0.05)
     whole, said = from_numbers(
         params=6.74e9, layers=32, hidden=4096, heads=32, kv_heads=32, vocab=32000, ffn=11008
     )
     assert parameters(whole)["total"] == 6_738_415_616 and len(said) == 1
+
+
+def test_what_was_assumed_is_said_in_sentences() -> None:
+    _, notes = from_numbers(params=8e9, layers=32)
+    assert "hidden = 4,096 follows from the number of parameters" in notes
+    assert any(note.startswith("a SwiGLU of width 1") and note[-7:] == "follows" for note in notes)
+    _, notes = from_numbers(params=1e9, layers=1, experts=8, experts_per_token=None)
+    assert any("each expert's SwiGLU of width" in note for note in notes)
+    _, notes = from_numbers(params=1e6, hidden=64, layers=None, vocab=256)
+    assert [note for note in notes if note.startswith(("1 layers", "1 heads"))] == []
+    assert "1 head of 64 is assumed" in notes and "1 head of keys and values is assumed" in notes
 
 
 @given(st.floats(6.0, 14.5), st.sampled_from([None, 4, 8, 64, 256]))
