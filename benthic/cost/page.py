@@ -173,8 +173,11 @@ def print_page(page: Page) -> None:
                 out.print(Text(visible(block.title), "italic"))
                 for words, places in block.items:
                     out.print(Padding(Text(visible(words)), (0, 0, 0, 2)))
-                    for place in places:  # the terminal may wrap it, and copies it whole
-                        out.print(Text(f"    {visible(place)}", "dim"), soft_wrap=True)
+                    for place in map(visible, places):
+                        if place.startswith("http"):  # only the terminal wraps it: copied whole
+                            out.print(Text(f"    {place}", "dim"), soft_wrap=True)
+                        else:
+                            out.print(Padding(Text(place, "dim"), (0, 0, 0, 4)))
             elif isinstance(block, Table):
                 table = Grid(box=None, pad_edge=False, header_style="dim", title_justify="left")
                 for name in block.columns:

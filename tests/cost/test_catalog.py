@@ -483,6 +483,9 @@ def test_a_figure_and_its_sources_apart() -> None:
     words, places = origin(SHIPPED.figure("gpu_mtbf"))
     assert words.startswith("gpu_mtbf = 50,677 h (29,538 to 50,677), 2024-10-29, confidence medium")
     assert places == ("https://arxiv.org/abs/2407.21783", "https://arxiv.org/abs/2410.21680")
+    _, places = origin(SHIPPED.figure("h100.memory"))
+    address = "https://github.com/epoch-research/training-cost-trends"
+    assert places == (address, "(data/Chip dataset, Hardware prices)")
     line = figures.explain(SHIPPED.figure("pue"))
     assert line.startswith("pue = 1.25 x (1.1 to 1.5): https://arxiv.org/abs/2405.21015")
     assert "2024-05, confidence high" in line

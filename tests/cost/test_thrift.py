@@ -176,6 +176,13 @@ def test_alike_is_said_as_alike() -> None:
     assert said == ["2.0 times", *["as much"] * 3, "it costs 2.0 times"]
 
 
+def test_what_the_network_leaves_out_is_said() -> None:
+    found = stages("llama-3.1-8b", "h100", 8)
+    half = replace(mixtral(), left_out=("half of it is not counted",))
+    page = thrift_page.page(thrift_page.Story(half, found, "quality", 1e9, 4989, SPEED), CATALOG)
+    assert "('network', 'half of it is not counted')" in str(page.sections[-1])
+
+
 def test_why_names_rent_and_constants() -> None:
     found = stages("mixtral", "h100", 64)
     story = thrift_page.Story(mixtral(), found, "quality", 1e9, 4989, SPEED)

@@ -9,16 +9,19 @@ from datetime import date as Day
 
 from benthic.cost.catalog.figures import Figure, days
 
+_BETWEEN = re.compile(r"\s*;\s+(?=https?://)|(?<=[^\s;])\s+(?=\()")
+
 
 def origin(figure: Figure) -> tuple[str, tuple[str, ...]]:
-    """Key, value, range, unit, date, confidence and note in one line; then each source."""
+    """Key, value, range, unit, date, confidence and note in one line; then each source, words that
+    follow an address apart from it."""
     ranged = f" ({figure.low:,.12g} to {figure.high:,.12g})" if figure.low < figure.high else ""
     note = f"; {figure.note}" if figure.note else ""
     words = (
         f"{figure.key} = {figure.value:,.12g} {figure.unit}{ranged}, {figure.date or 'undated'}, "
         f"confidence {figure.confidence}{note}"
     )
-    return words, tuple(re.split(r"\s*;\s+(?=https?://)", figure.source))
+    return words, tuple(_BETWEEN.split(figure.source))
 
 
 def ends(figure: Figure, rows: Iterable[Figure], until: Day = Day.max) -> list[tuple[str, Figure]]:
