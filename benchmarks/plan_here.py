@@ -125,6 +125,7 @@ def this_processor() -> Gpu:
         fp8_flops=None,
         fp16_flops=2 * peak,
         memory=8e9,
+        visible=8e9,
         bandwidth=bandwidth,
         scale_up=None,
         scale_out=None,

@@ -183,6 +183,7 @@ def fleet(
     inputs: Annotated[Positional[Path | None], arg(metavar="FILE")] = None,
     /,
     html: MAYBE_PATH = None,
+    why: bool = False,
     json: bool = False,
 ) -> int:
     """What owning machines costs: capital, running, the rate of an hour, break-even against rent.
@@ -190,8 +191,9 @@ def fleet(
     Args:
         inputs: a fleet file; the example, benthic/cost/cases/fleet.toml, if not given
         html: write a page for a browser, too
+        why: print where each figure comes from
         json: print data instead of a page
     """
     from benthic.cost.cases import fleet as room
 
-    return room.show(inputs, json=json, html=html)
+    return room.show(inputs, json=json, html=html, why=why)

@@ -60,6 +60,15 @@ class Points:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origins:
+    """Figures in words, each with its sources, on lines of their own that nothing breaks."""
+
+    title: str
+    items: Sequence[tuple[str, Sequence[str]]]
+    kind: str = "origins"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """An SVG with the sentence that says how to read it; its look sets the size of its text."""
 
@@ -73,7 +82,7 @@ class Drawing:
 @dataclass(frozen=True, kw_only=True)
 class Section:
     title: str
-    blocks: Sequence[Table | Prose | Points | Drawing]
+    blocks: Sequence[Table | Prose | Points | Origins | Drawing]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +169,15 @@ def print_page(page: Page) -> None:
                 for name, text in block.items:
                     points.add_row(Text(visible(name)), Text(visible(text)))
                 out.print(points)
+            elif isinstance(block, Origins):
+                out.print(Text(visible(block.title), "italic"))
+                for words, places in block.items:
+                    out.print(Padding(Text(visible(words)), (0, 0, 0, 2)))
+                    for place in map(visible, places):
+                        if place.startswith("http"):  # only the terminal wraps it: copied whole
+                            out.print(Text(f"    {place}", "dim"), soft_wrap=True)
+                        else:
+                            out.print(Padding(Text(place, "dim"), (0, 0, 0, 4)))
             elif isinstance(block, Table):
                 table = Grid(box=None, pad_edge=False, header_style="dim", title_justify="left")
                 for name in block.columns:

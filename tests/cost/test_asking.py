@@ -52,6 +52,12 @@ def test_a_rent_is_of_an_hour(text: str) -> None:
     assert rent_of("") is None
 
 
+def test_what_a_config_leaves_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "text_config": MIXTRAL}))
+    said = question(asked(config=str(tmp_path), tokens="1T"), CATALOG).said
+    assert said == ("the text part alone is counted: its towers for images or sound are not",)
+
+
 @pytest.mark.parametrize(
     ("keys", "total"),
     [(LLAMA, 1.1e9), (MIXTRAL, 6.4e9), (GPT2, 124e6)],

@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from benthic.cost.catalog import checks, figures
 from benthic.cost.catalog import load as catalog
 from benthic.cost.catalog.cells import cell
 from benthic.cost.catalog.load import Catalog, CostError, load
+from benthic.cost.catalog.origins import ends, origin
 
 SHIPPED = load()
 ROWS = [row for key in SHIPPED.keys() for row in SHIPPED.observations(key)]  # noqa: SIM118
@@ -88,6 +89,9 @@ def test_every_gpu_is_plausible(name: str) -> None:
     assert (gpu.scale_up or 0) < gpu.bandwidth and (gpu.scale_out or 0) < gpu.bandwidth
     assert figures.days(gpu.release)[0].year >= 2017
     assert SHIPPED.figure(f"{name}.memory").si == gpu.memory
+    # A GB that is sold has at most the bytes of a GiB; TPU-v5p is sold with 95 and has 96.
+    assert SHIPPED.figure(f"{name}.visible").si == gpu.visible
+    assert 0.74 * gpu.memory < gpu.visible < 1.0738 * gpu.memory
 
 
 def test_units_are_converted_and_bandwidths_go_one_way() -> None:
@@ -100,6 +104,13 @@ def test_units_are_converted_and_bandwidths_go_one_way() -> None:
     assert SHIPPED.gpu("tpu v5e").scale_up == 200e9
     v100 = SHIPPED.gpu("v100")
     assert not v100.has_bf16 and v100.peak == 125e12 and v100.fp8_flops is None
+
+
+@pytest.mark.parametrize("name", ["l40s", "l40", "l4", "a10", "t4"])
+def test_error_correction_takes_memory_that_hbm_keeps(name: str) -> None:
+    card, hbm = SHIPPED.gpu(name), SHIPPED.gpu("a100")
+    assert card.visible / card.memory < 0.95 * hbm.visible / hbm.memory
+    assert SHIPPED.figure(f"{name}.visible").high * 2**30 < 1.01 * card.memory
 
 
 def test_names_of_gpus_do_not_collide() -> None:
@@ -333,6 +344,42 @@ def test_a_file_overrides_by_key_in_any_fitting_unit(own: Read) -> None:
     assert mine.figure("electricity_price") == SHIPPED.figure("electricity_price")
 
 
+NEW = {
+    **{"bf16_flops": "59.5,TFLOP/s", "memory": "10,GB", "bandwidth": "760,GB/s", "tdp": "320,W"},
+    **{"server_watts": "450,W", "per_node": "2,GPU"},
+}
+
+
+def lines(fields: Mapping[str, str], name: str = "rtx-3080") -> str:
+    return "".join(f"{name}.{field},{rest}\n" for field, rest in fields.items())
+
+
+def test_a_gpu_of_ones_own(own: Read) -> None:
+    price = "rent.RTX 3080,0.2,USD/h\n"  # before what it is of
+    mine = own(f"key,value,unit\n{price}{lines(NEW, 'RTX-3080')}")
+    gpu = mine.gpu("rtx3080")
+    assert (gpu.name, gpu.vendor, gpu.bf16_flops, gpu.memory) == ("rtx-3080", "", 59.5e12, 10e9)
+    assert gpu.visible == 10e9 and gpu.fp8_flops is gpu.scale_up is None and gpu.per_node == 2
+    assert mine.rent("NVIDIA GeForce RTX 3080").value == 0.2 and "rtx-3080" not in mine.gpus()
+    more = own("key,value,unit\n" + lines(NEW | {"visible": "9.6,GiB", "fp8_flops": "119,TFLOP/s"}))
+    assert more.gpu("rtx-3080").visible == 9.6 * 2**30 and more.gpu("rtx-3080").fp8_flops == 119e12
+
+
+def test_own_memory_is_what_a_program_has(own: Read) -> None:
+    assert own("key,value,unit\nh100.memory,94,GB\n").gpu("h100").visible == 94e9
+    both = own("key,value,unit\nh100.memory,94,GB\nh100.visible,93,GiB\n").gpu("h100")
+    assert both.visible == 93 * 2**30
+
+
+@pytest.mark.parametrize("field", NEW)
+def test_what_a_gpu_of_ones_own_lacks_is_named(own: Read, field: str) -> None:
+    rest = {name: value for name, value in NEW.items() if name != field}
+    with pytest.raises(
+        CostError, match=rf"line 2: no GPU .*'rtx-3080'.* needs rtx-3080.{field} too: did you mean"
+    ):
+        own("key,value,unit\n" + lines(rest))
+
+
 def test_own_prices_may_have_dates_and_the_later_file_wins(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     first.write_text(
@@ -355,7 +402,10 @@ def test_own_prices_may_have_dates_and_the_later_file_wins(tmp_path: Path) -> No
         ("key,value,unit,currency\npue,1,x,EUR\n", "column 'currency' .*which means nothing"),
         ("key,value,unit,value\n", "column 'value' in line 1, twice"),
         ("key,value,unit\npux,1.2,x\n", "line 2: no figure is called 'pux': did you mean pue"),
-        ("key,value,unit\nh1000.memory,80,GB\n", "line 2: .*did you mean"),
+        ("key,value,unit\nh1000.memory,80,GB\n", "needs h1000.bf16_flops, .*did you mean H100"),
+        ("key,value,unit\n,80,GB\n", "line 2 has no key"),
+        ("key,value,unit\n.memory,80,GB\n", "no figure is called '.memory'"),
+        ("key,value,unit\nqqqq.tdp,80,W\n", "qqqq.per_node too: give them"),
         ("key,value,unit\nrent.h100.5y,2,USD/h\n", "line 2: no figure is called 'rent.h100.5y'"),
         ("key,value,unit\n,1.2,x\n", "line 2 has no key"),
         ("key,value,unit\npue,abc,x\n", "line 2: pue is 'abc', no number"),
@@ -422,19 +472,35 @@ def test_whatever_a_file_holds_it_loads_or_is_refused(
     for body in (out.getvalue(), text):
         path.write_bytes(body.encode("utf-8", "surrogatepass"))
         with suppress(CostError):
-            (line,) = load([path]).why(["pue"])
+            line = figures.explain(load([path]).figure("pue"))
             assert line.startswith("pue = 1") and line.isprintable()
 
 
-# ---- why
+# ---- where a figure is from
 
 
-def test_why_names_the_source_of_each_figure_once() -> None:
-    lines = SHIPPED.why(["rent.h800", "pue", "pue", "h100.memory"])
-    assert len(lines) == 3
-    assert lines[1].startswith("pue = 1.25 x (1.1 to 1.5): https://arxiv.org/abs/2405.21015")
-    assert "2024-05, confidence high" in lines[1]
-    assert lines[2].startswith("h100-sxm.memory = 80 GB: https://")
+def test_a_figure_and_its_sources_apart() -> None:
+    words, places = origin(SHIPPED.figure("gpu_mtbf"))
+    assert words.startswith("gpu_mtbf = 50,677 h (29,538 to 50,677), 2024-10-29, confidence medium")
+    assert places == ("https://arxiv.org/abs/2407.21783", "https://arxiv.org/abs/2410.21680")
+    _, places = origin(SHIPPED.figure("h100.memory"))
+    address = "https://github.com/epoch-research/training-cost-trends"
+    assert places == (address, "(data/Chip dataset, Hardware prices)")
+    line = figures.explain(SHIPPED.figure("pue"))
+    assert line.startswith("pue = 1.25 x (1.1 to 1.5): https://arxiv.org/abs/2405.21015")
+    assert "2024-05, confidence high" in line
+
+
+def test_the_ends_of_a_price_are_somebodys() -> None:
+    rows = SHIPPED.observations("rent.h100-sxm")
+    found = SHIPPED.rent("h100")
+    named = dict(ends(found, rows))
+    assert named["low"].low == found.low and named["high"].high == found.high
+    assert {"mercatus" in row.source for row in named.values()} == {True}
+    until = figures.days("2024")[1]
+    early = SHIPPED.rent("h100", "2024")
+    assert all(row.date < "2025" for _, row in ends(early, rows, until))
+    assert ends(SHIPPED.figure("pue"), [SHIPPED.figure("pue")]) == []
 
 
 # ---- cells

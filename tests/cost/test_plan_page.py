@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from benthic.cost import page
 from benthic.cost.catalog.load import Catalog, Figure
 from benthic.cost.planner import plan_page, plan_tables
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
-from benthic.cost.planner.plan import plan
+from benthic.cost.planner.plan import Plan, plan
+from benthic.cost.planner.sources import _grouped, sources
 from benthic.cost.step.calibrate import Constants
 from benthic.cost.step.layout import parse
 from tests.cost.test_plan import CATALOG, SMALL, V3, own, planned
@@ -63,13 +65,13 @@ def test_why_names_every_figure_that_the_plan_took(
     monkeypatch.setattr(Catalog, "_rows", rows)
     card = replace(SMALL, gpu="v100", layout=parse("dp8 zero1 fp16"), precision="fp16")
     one = plan(card, catalog)
-    text = str(plan_page.sources([one], catalog))
+    text = str(sources([one], catalog))
     assert len(took) > 12
     named = [key for key in took if not key.endswith(".tdp")]  # a plan takes the server's draw
-    assert [key for key in named if f"'{key}'" not in text] == []
+    assert [key for key in named if f"{key} = " not in text] == []
     for name in (*(field.name for field in fields(Constants)), "reach.v100-sxm2-32gb"):
-        assert f"'{name}'" in text
-    assert "'practice.carried'" in text and "own.csv, line 2" in text
+        assert f"{name} = " in text
+    assert "practice.carried = " in text and "own.csv, line 2" in text
     for run, _ in one.practice.leans_on:
         assert f"run.{'-'.join(run.split())}" in text
 
@@ -126,3 +128,38 @@ def test_compared_puts_the_cheapest_or_the_longest_first() -> None:
     plans = [plan(replace(bought, gpu=name), CATALOG) for name in ("h100", "a100")]
     verdict = plan_tables.compared(plans, CATALOG).verdict
     assert f"longest on {max(plans, key=lambda p: p.tokens).gpu.name}" in verdict
+
+
+def test_why_is_grouped_and_no_address_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    one = planned(SMALL)
+    page.print_page(plan_page.story(one, CATALOG, why=True))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    titles = ["Prices and energy", "Hardware and failures", "Published runs"]
+    places = [lines.index(title) for title in (*titles, "Constants of the step")]
+    assert places == sorted(places)
+    assert CATALOG.figure("rd_multiplier").source.split(" ; ")[1] in lines
+    # Whoever asked the lowest and the highest price is named beside the median.
+    named = "\n".join(lines)
+    assert one.rent.low < one.rent.value < one.rent.high
+    assert "rent.h100-sxm, its low = " in named and "rent.h100-sxm, its high = " in named
+    past = plan(replace(SMALL, date="2024-12"), CATALOG)
+    ends = [one.date for one in sources_of(past) if ", its " in one.key]
+    assert ends and all(date <= "2024-12" for date in ends)
+
+
+def sources_of(one: Plan) -> list[Figure]:
+    return [figure for found in _grouped([one], CATALOG).values() for figure in found]
+
+
+def test_a_gpu_of_ones_own_is_planned_on_and_explained(tmp_path: Path) -> None:
+    rows = ("bf16_flops,312,TFLOP/s", "memory,85,GB", "bandwidth,2.039,TB/s", "scale_up,300,GB/s")
+    more = ("tdp,400,W", "server_watts,812.5,W", "per_node,8,GPU", "scale_out,200,Gbit/s")
+    catalog = own(tmp_path, *(f"mine.{row}" for row in (*rows, *more)), "rent.mine,1,USD/h")
+    one, like = plan(replace(SMALL, gpu="mine"), catalog), planned(replace(SMALL, gpu="a100"))
+    assert one.clean_hours == pytest.approx(like.clean_hours, rel=1e-3)  # as an A100 of those rates
+    assert one.dollars.p50 == pytest.approx(one.gpu_hours.p50, rel=1e-3)
+    text = str(sources([one], catalog))
+    assert "mine.bf16_flops = 312 TFLOP/s" in text and "rent.mine = 1 USD/h" in text

@@ -214,7 +214,8 @@ def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in asked.numbers)
         raise CostError(f"{asked.config!r} names a network and so do {named}: leave one of them")
     if asked.config:
-        return shape(asked.config), in_fp8(asked.config), ()
+        found = shape(asked.config)
+        return found, in_fp8(asked.config), found.left_out
     numbers: dict[str, Any] = {
         name: units.count(value, "params") if name == "params" else value
         for name, value in asked.numbers.items()

@@ -2,11 +2,9 @@
 
 Several plans beside each other are `plan_tables`."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benthic.cost.catalog.figures import explain
 from benthic.cost.catalog.load import Catalog
 from benthic.cost.network.flops import parameters
 from benthic.cost.page import (
@@ -22,19 +20,12 @@ from benthic.cost.page import (
 )
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
-from benthic.cost.planner.plan import POWER, TARIFF, Plan
-from benthic.cost.planner.usual import most_alike
+from benthic.cost.planner.plan import Plan
+from benthic.cost.planner.sources import PROGRAMMES, lines, sources
 from benthic.cost.spread import Spread
-from benthic.cost.step import calibrate
-from benthic.cost.step.goodput import FAILURES
 from benthic.cost.step.memory import usable
 from benthic.cost.step.speed import CLASSES
 
-_SPECIFIED = (
-    *("bf16_flops", "fp16_flops", "fp8_flops", "memory", "bandwidth"),
-    *("scale_up", "scale_out", "per_node", "server_watts"),
-)
-_PROGRAMMES = ("rd_multiplier", "rd_multiplier.olmo-3", "rd_multiplier.olmo-2")
 _ENOUGH = 0.8  # goodput, below which the verdict says so
 
 
@@ -195,8 +186,9 @@ def _layout(plan: Plan) -> Section:
     }
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     memory = (
-        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB on the fullest GPU, of 1e9 "
-        f"bytes each (it is sold with {plan.gpu.memory / 1e9:.0f} and counts 2^30): {listed}."
+        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB of 1e9 bytes on the fullest "
+        f"GPU: what a program can have of the {plan.gpu.memory / 1e9:.0f} that it is sold with. "
+        f"{listed[:1].upper()}{listed[1:]}."
     )
     return Section(
         title="Layout",
@@ -281,7 +273,7 @@ def left_out(plan: Plan, catalog: Catalog) -> Section:
     """What was assumed, and what a plan has not in it."""
     items = [("network", note) for note in plan.question.said]
     items += [("assumed", note) for note in plan.assumptions]
-    usual, olmo, series = (catalog.figure(key) for key in _PROGRAMMES)
+    usual, olmo, series = (catalog.figure(key) for key in PROGRAMMES)
     text = (
         "Research, failed runs, data and people: all compute was "
         f"{digits(olmo.value, 2)} times the final runs' for Olmo 3, {digits(series.value, 2)} for "
@@ -290,31 +282,6 @@ def left_out(plan: Plan, catalog: Catalog) -> Section:
     )
     items.append(("not in it", text))
     return Section(title="Assumed, and left out", blocks=[Points(items=items)])
-
-
-def sources(plans: Sequence[Plan], catalog: Catalog) -> Section:
-    """A line for each figure that the plans took: the catalog's, the step's, published runs'."""
-    items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in _why(plans, catalog)]
-    return Section(title="Sources", blocks=[Points(items=items)])
-
-
-def _why(plans: Sequence[Plan], catalog: Catalog) -> list[str]:
-    """Each line once."""
-    gpus = [gpu for plan in plans for gpu in (plan.gpu, most_alike(plan.gpu))]
-    names = list(dict.fromkeys(gpu.name.lower() for gpu in gpus))
-    keys = [f"{name}.{part}" for name in names for part in _SPECIFIED]
-    keys += [*FAILURES, *POWER, TARIFF, *_PROGRAMMES]
-    lines = catalog.why(key for key in keys if catalog.get(key))
-    lines += [explain(plan.rent) for plan in plans]
-    lines += [line for name in names for line in calibrate.why(name)]
-    leans = {name for plan in plans for name, _ in plan.practice.leans_on}
-    lines += [
-        f"run.{'-'.join(row['model'].split())} = {float(row['gpu_hours']):,.0f} GPU-hours: "
-        f"{row['source_url']}, {row['date']}, confidence {row['confidence']}"
-        for row in catalog.table("runs")
-        if row["model"] in leans
-    ]
-    return list(dict.fromkeys(lines))
 
 
 def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any]:
@@ -352,7 +319,7 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
         "rent": asdict(plan.rent),
         "assumptions": [*plan.question.said, *plan.assumptions],
         **spreads,
-        **({"sources": _why([plan], catalog)} if why else {}),
+        **({"sources": lines([plan], catalog)} if why else {}),
     }
 
 

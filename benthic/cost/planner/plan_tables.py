@@ -6,8 +6,9 @@ from benthic.cost.catalog.load import Catalog
 from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits, share
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan
-from benthic.cost.planner.plan_page import count, dollars, left_out, means, sources, span, time
+from benthic.cost.planner.plan_page import count, dollars, left_out, means, span, time
 from benthic.cost.planner.sizes import Size
+from benthic.cost.planner.sources import sources
 
 
 def compared(

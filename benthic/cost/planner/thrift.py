@@ -131,7 +131,7 @@ def waterfall(
                 plan=one,
                 hours=hours,
                 dollars=hours * last.price,
-                overhead=_overhead(idea, stages[-1].plan, one, served) if stages else "",
+                overhead=_overhead(idea, stages[-1].plan, one, served, shape) if stages else "",
                 served=served,
                 cache=cache_bytes(network, context=context),
                 weights=size * parameters(network)["total_with_mtp"],
@@ -159,8 +159,8 @@ def _planned(question: Question, last: Plan, catalog: Catalog) -> Plan:
             gpus *= 2
 
 
-def _overhead(idea: str, before: Plan, one: Plan, served: Served) -> str:
-    """What the idea costs, against the line before it."""
+def _overhead(idea: str, before: Plan, one: Plan, served: Served, given: Shape) -> str:
+    """What the idea costs, against the line before it; `given` is the network that was asked of."""
     shape, old = one.question.shape, before.question.shape
     if idea == EXPERTS:
         held = parameters(shape)["total"] / parameters(old)["total"]
@@ -180,7 +180,9 @@ def _overhead(idea: str, before: Plan, one: Plan, served: Served) -> str:
             f"{scores[1] / scores[0]:.2g} times the FLOPs"
         )
     if idea == GROUPS:
-        return f"{shape.heads / shape.kv_heads:.3g} heads share keys: fewer to choose from"
+        share, own = shape.heads / shape.kv_heads, given.heads / given.kv_heads
+        twin = f" in the dense network, {own:.3g} in {given.name}" if share != own else ""
+        return f"{share:.3g} heads share keys{twin}: fewer to choose from"
     if idea == FP8:
         casts = [_share(plan, "memory") for plan in (before, one)]
         rest = _share(one, "attention") + _share(one, "head")

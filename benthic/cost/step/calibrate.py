@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import exp, log
 from pathlib import Path
 
-from benthic.cost.catalog.figures import Figure, cells_of, explain, quoted
+from benthic.cost.catalog.figures import Figure, cells_of, quoted
 from benthic.cost.catalog.load import CostError
 
 FILE = Path(__file__).parents[1] / "catalog" / "speed_constants.csv"
@@ -147,11 +147,11 @@ def shipped() -> dict[str, Figure]:
         }
 
 
-def why(gpu: str) -> list[str]:
-    """A line for each row that a plan on the GPU of that name uses, like the catalog's."""
+def used(gpu: str) -> list[Figure]:
+    """The rows that a plan on the GPU of that name takes; a user's own has no reach here."""
     names = [field.name for field in fields(Constants)]
     names += [f"reach.{gpu.lower()}", *(key for key in shipped() if key.startswith("practice."))]
-    return [explain(shipped()[name]) for name in names]
+    return [shipped()[name] for name in names if name in shipped()]
 
 
 def refuse(files: Iterable[Path]) -> None:

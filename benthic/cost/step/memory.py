@@ -24,8 +24,6 @@ from benthic.cost.step.layout import Layout, candidates, check_machines, check_s
 from benthic.cost.step.muon import muon
 from benthic.cost.step.stage import Stage, activations, buffers, counted, in_flight, pipeline_of
 
-# HBM is sold in GB and counts in GiB: of 80, 141 or 192 "GB" a program sees 79.1, 139.8, 190 GiB.
-VISIBLE = 1.06
 # The CUDA context, cuBLAS's workspaces, NCCL's channels: an assumption, 0.6 to 2 GB in practice.
 CONTEXT = 1.0e9
 # Holes of the caching allocator, a share of what comes and goes: an assumption, 0.02 to 0.1.
@@ -80,7 +78,7 @@ class Serving:
 
 def usable(gpu: Gpu) -> float:
     """Bytes of the GPU's memory that a program can see."""
-    return VISIBLE * gpu.memory
+    return gpu.visible
 
 
 class DoesNotFit(CostError):
