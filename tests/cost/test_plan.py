@@ -136,7 +136,7 @@ def test_too_few_days_are_said_to_be_so() -> None:
     question = replace(SMALL, gpus=None, layout=None, tokens=1e15, days=0.01)
     one = plan(question, CATALOG)
     assert one.odds["days"] == 0.0
-    assert any("in time" in note for note in one.assumptions)
+    assert one.late and "is done in 14 min" in plan_page.story(one, CATALOG).verdict
 
 
 @settings(max_examples=40)

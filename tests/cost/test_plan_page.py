@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benthic.cost.catalog.load import Catalog, Figure
-from benthic.cost.planner import plan_page, plan_tables
+from benthic.cost.planner import plan_page, plan_tables, words
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
 from benthic.cost.planner.plan import plan
@@ -109,7 +109,7 @@ def test_what_was_disclosed_of_the_same_run_stands_beside_the_plan() -> None:
     ],
 )
 def test_dollars_are_rounded_as_sure_as_they_are(amount: float, text: str) -> None:
-    assert plan_page.dollars(amount) == text
+    assert words.dollars(amount) == text
 
 
 def test_compared_puts_the_cheapest_or_the_longest_first() -> None:

@@ -9,7 +9,7 @@ import pytest
 from benthic.cost.catalog.load import CostError
 from benthic.cost.network.read_shape import shape
 from benthic.cost.network.widths import from_numbers
-from benthic.cost.planner import basis, plan_page, plan_tables
+from benthic.cost.planner import basis, plan_page, plan_tables, words
 from benthic.cost.planner.asking import ask, rent_of
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import plan
@@ -90,9 +90,9 @@ def test_control_characters_of_a_files_name_are_shown(tmp_path: Path) -> None:
     bad.write_text(json.dumps(LLAMA | {"num_hidden_layers": -1}))
     prices = tmp_path / "ev\033[31mil.csv"
     prices.write_text("key,value,unit\nrent.h100,x,USD/h\n")
-    for words in ({"config": str(bad)}, {"config": "llama-3.2-1b", "prices": (prices,)}):
+    for more in ({"config": str(bad)}, {"config": "llama-3.2-1b", "prices": (prices,)}):
         with pytest.raises(CostError) as caught:
-            ask(asked(tokens="1B", **words), why=False, as_json=False)
+            ask(asked(tokens="1B", **more), why=False, as_json=False)
         assert "\033" not in str(caught.value) and "[31mil" in str(caught.value)
 
 
@@ -100,12 +100,12 @@ def test_tokens_that_a_budget_buys_are_said_with_nine_chances_in_ten() -> None:
     one = plan(replace(SMALL, tokens=None, budget=50_000.0), CATALOG)
     safe = one.tokens * 50_000 / one.dollars.p90
     verdict = plan_page.story(one, CATALOG).verdict
-    assert "inside in 50%" in verdict and plan_page.dollars(one.dollars.p90) in verdict
-    assert f"with nine chances in ten it is {plan_page.count(safe)} tokens" in verdict
+    assert "inside in 50%" in verdict and words.dollars(one.dollars.p90) in verdict
+    assert f"with nine chances in ten it is {words.count(safe)} tokens" in verdict
     sure = plan(replace(SMALL, tokens=safe, budget=50_000.0), CATALOG)
     assert sure.odds["budget"] == pytest.approx(0.9, abs=0.02)
     days = plan(replace(SMALL, tokens=None, days=30.0), CATALOG)
-    assert plan_page.time(days.days.p90) in plan_page.story(days, CATALOG).verdict
+    assert words.time(days.days.p90) in plan_page.story(days, CATALOG).verdict
 
 
 def test_the_largest_network_is_said_with_nine_chances_in_ten() -> None:
@@ -115,8 +115,8 @@ def test_the_largest_network_is_said_with_nine_chances_in_ten() -> None:
     verdict = page.verdict
     assert "inside in 5" in verdict and "nine chances in ten" in verdict
     least = found[0].parameters * (2e4 / found[0].plan.dollars.p90) ** 0.5
-    assert f"about {plan_page.count(least)} parameters" in verdict
-    assert plan_page.dollars(found[0].plan.dollars.p90) in str(page)
+    assert f"about {words.count(least)} parameters" in verdict
+    assert words.dollars(found[0].plan.dollars.p90) in str(page)
 
 
 def test_thrift_pays_what_the_plan_pays() -> None:
@@ -144,6 +144,31 @@ def test_heads_follow_the_ones_that_are_given() -> None:
     assert keys.kv_heads == 5 and keys.heads % 5 == 0 and keys.heads > 40
     heads, _ = from_numbers(params=13e9, heads=40)
     assert heads.heads == 40 and heads.hidden % 40 == 0
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [(1 / 24, "60 min"), (0.25, "6.0 h"), (1.0, "24 h"), (30.0, "30 days"), (36500.0, "100 years")],
+)
+def test_days_are_said_in_the_unit_that_says_most(days: float, text: str) -> None:
+    assert words.given_days(days) == text
+    one = plan(replace(SMALL, tokens=None, days=days, budget=1e9), CATALOG)
+    said = plan_page.story(one, CATALOG).verdict
+    assert f"$1,000M within {text} trains" in said
+    odds = plan_page.story(planned(replace(SMALL, days=days)), CATALOG).verdict
+    assert f"within {text}" in odds
+
+
+def test_a_date_that_no_count_meets_is_said_first() -> None:
+    question = replace(SMALL, gpus=None, layout=None, tokens=1e13)
+    late = plan(replace(question, days=1 / 24), CATALOG)
+    assert late.late and late.days.p50 > 1 / 24
+    verdict = plan_page.story(late, CATALOG).verdict
+    assert verdict.startswith("No number of GPUs that was tried is done in 60 min. ")
+    met = plan(replace(question, days=30.0, rent=500.0), CATALOG)
+    compared = [plan_tables.compared(plans, CATALOG).verdict for plans in ([late], [late, met])]
+    assert ["No number" in verdict for verdict in compared] == [True, False]
+    assert not met.late and "No number" not in plan_page.story(met, CATALOG).verdict
 
 
 @pytest.mark.parametrize(

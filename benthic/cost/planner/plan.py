@@ -21,6 +21,7 @@ from benthic.cost.planner.basis import MOST_GPUS, Basis, Question, basis, check,
 from benthic.cost.planner.choose import Choice
 from benthic.cost.planner.fewer import Fewer, fewer
 from benthic.cost.planner.practice import TENTH, Practice
+from benthic.cost.planner.words import given_days
 from benthic.cost.spread import Spread, spread
 from benthic.cost.step.goodput import Goodput
 from benthic.cost.step.layout import Layout
@@ -74,6 +75,12 @@ class Plan:
     def price(self) -> float:
         """US dollars a GPU-hour of the median run: above the rent's value where its range is."""
         return self.dollars.p50 / self.gpu_hours.p50
+
+    @property
+    def late(self) -> bool:
+        """Whether no number of GPUs that was tried is done in the days, by the median."""
+        most = self.question.days
+        return self.solved == "gpus" and most is not None and self.days.p50 > most
 
     @property
     def over(self) -> float:
@@ -215,12 +222,8 @@ def _gpus_for(
     question: Question, catalog: Catalog, gpu: Gpu, rent: Figure, notes: list[str]
 ) -> Plan:
     """The fewest whole nodes that are done in the days, by P50."""
-    days, most = question.days or DAYS, MOST_GPUS
-    if question.days is None:
-        most = USUAL_MOST
-        notes.append(
-            f"as many GPUs as finish in {DAYS:.0f} days, at most {most:,} (--count, --days)"
-        )
+    days = question.days or DAYS
+    most = MOST_GPUS if question.days else USUAL_MOST
     tokens = question.tokens or 0.0
     flops = 3 * forward_flops_per_token(question.shape, question.seq or 4096) * tokens
     gpus = min(nodes(flops / (REACHED * gpu.peak * days * 86400), gpu), most)
@@ -236,8 +239,9 @@ def _gpus_for(
         chosen = min(in_time, key=lambda one: one.gpus)
     else:
         chosen = min(tried.values(), key=lambda one: one.hours.p50 / one.gpus)
-        if question.days is not None:
-            notes.append("no number of GPUs that was tried is done in time by the median")
+    if question.days is None:
+        aim = f"finish in {DAYS:.0f} days" if in_time else f"come nearest to {DAYS:.0f} days"
+        notes.append(f"as many GPUs as {aim}, at most {most:,} (--count, --days)")
     return _answer(question, chosen, catalog, rent, notes, "gpus")
 
 
@@ -281,7 +285,7 @@ def means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple
             raise CostError("--days alone buys no tokens: give --count or --budget too")
         days = question.days or DAYS
         gpus = min(nodes(hours / (days * 24), gpu), MOST_GPUS)
-        notes.append(f"{gpus:,} GPUs, which spend it in {days:.3g} days at most (--count)")
+        notes.append(f"{gpus:,} GPUs, which spend it in {given_days(days)} at most (--count)")
     if question.days is not None:
         hours = min(hours, question.days * 24 * gpus)
     return gpus, hours

@@ -23,6 +23,16 @@ from benthic.cost.page import (
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
 from benthic.cost.planner.plan import POWER, TARIFF, Plan
+from benthic.cost.planner.words import (
+    count,
+    dollars,
+    energy,
+    given_days,
+    pace,
+    seconds_of,
+    span,
+    time,
+)
 from benthic.cost.spread import Spread
 from benthic.cost.step import calibrate
 from benthic.cost.step.goodput import FAILURES
@@ -37,23 +47,6 @@ _PROGRAMMES = ("rd_multiplier", "rd_multiplier.olmo-3", "rd_multiplier.olmo-2")
 _ENOUGH = 0.8  # goodput, below which the verdict says so
 
 
-def count(number: float) -> str:
-    """671B, 14.8T, 512: three digits and a scale."""
-    number = float(f"{number:.3g}")
-    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= scale:
-            return digits(number / scale, 3) + letter
-    return digits(number, 3)
-
-
-def dollars(amount: float) -> str:
-    """An estimate of US dollars: three digits, cents below a hundred; `money` is for given ones."""
-    if amount < 100:
-        return money(amount) if amount >= 0.1 else f"${amount:.1g}"
-    amount = float(f"{amount:.3g}")
-    return f"${amount:,.0f}" if amount < 1e6 else f"${count(amount)}"
-
-
 def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
     """The plan for a terminal or a page."""
     name = plan.question.shape.name
@@ -62,7 +55,7 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         work = f"{means(plan.question)} {name} on {count(plan.tokens)} tokens with "
         work += f"{plan.gpus:,} {plan.gpu.name}"
     verdict = (
-        f"{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
+        f"{late(plan)}{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
         f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_sure(plan)}{_lost(plan)}"
     )
     sections = [_figures(plan), _layout(plan), _hours(plan, catalog), left_out(plan, catalog)]
@@ -84,11 +77,19 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
     )
 
 
+def late(plan: Plan) -> str:
+    """Where no number of GPUs meets the days."""
+    if not plan.late:
+        return ""
+    days = given_days(plan.question.days or 0.0)
+    return f"No number of GPUs that was tried is done in {days}. "
+
+
 def means(question: Question) -> str:
     """What there is to spend, up to the verb: $50,000 trains; 30 days train."""
     if question.budget is None:
-        return f"{_days(question.days)} train"
-    within = f" within {_days(question.days)}" if question.days else ""
+        return f"{given_days(question.days or 0.0)} train"
+    within = f" within {given_days(question.days)}" if question.days else ""
     return f"{money(question.budget)}{within} trains"
 
 
@@ -96,7 +97,10 @@ def _odds(plan: Plan) -> str:
     """How likely the limits hold that the question set beside the tokens."""
     if plan.solved == "tokens":
         return ""
-    limits = {"budget": money(plan.question.budget or 0), "days": _days(plan.question.days)}
+    limits = {
+        "budget": money(plan.question.budget or 0.0),
+        "days": given_days(plan.question.days or 0.0),
+    }
     said = [f"{share(odds)} within {limits[name]}" for name, odds in plan.odds.items()]
     return f"; {' and '.join(said)}" if said else ""
 
@@ -125,10 +129,6 @@ def _lost(plan: Plan) -> str:
     )
 
 
-def _days(days: float | None) -> str:
-    return f"{days or 0:.3g} day{'s' * (days != 1)}"
-
-
 def _about(plan: Plan) -> str:
     counts = parameters(plan.question.shape)
     sparse = f", {count(counts['active'])} active" if counts["active"] < counts["total"] else ""
@@ -144,9 +144,9 @@ def _figures(plan: Plan) -> Section:
         _row("time", plan.days, time),
         _row("GPU-hours", plan.gpu_hours, count),
         _row("rent", plan.dollars, dollars),
-        _row("energy", plan.megawatt_hours, _energy),
+        _row("energy", plan.megawatt_hours, energy),
         _row("electricity, part of the rent", plan.energy_dollars, dollars),
-        _row("tokens/s a GPU", plan.pace, _pace),
+        _row("tokens/s a GPU", plan.pace, pace),
         _row("MFU", plan.mfu, share),
     ]
     rent = plan.rent
@@ -226,15 +226,15 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
     rows = [
         (
             CLASSES[name],
-            _seconds(seconds, clean),
+            seconds_of(seconds, clean),
             share(seconds / clean),
         )
         for seconds, name in parts
     ]
     rest = clean - sum(seconds for seconds, _ in parts)
     if rest > 0.001 * clean:
-        rows.append(("the rest", _seconds(rest, clean), share(rest / clean)))
-    rows.append(("a clean step", _seconds(clean, clean), f"MFU {share(step.mfu.value)}"))
+        rows.append(("the rest", seconds_of(rest, clean), share(rest / clean)))
+    rows.append(("a clean step", seconds_of(clean, clean), f"MFU {share(step.mfu.value)}"))
     hours, useful = plan.clean_hours, plan.good.useful
     near = [name for name, _ in plan.practice.leans_on]
     real = f"what real runs took, the most alike {', '.join(near)}" if near else "your measurement"
@@ -255,8 +255,8 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
                 rows=rows,
                 right=("time", "share"),
                 total=True,
-                note=f"A clean step takes {_seconds(step.total.low, clean)} to "
-                f"{_seconds(step.total.high, clean)}, as what machines reach has a range.",
+                note=f"A clean step takes {seconds_of(step.total.low, clean)} to "
+                f"{seconds_of(step.total.high, clean)}, as what machines reach has a range.",
             ),
             Prose(text=text),
             *([Points(items=said)] if said else []),
@@ -356,41 +356,3 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
 
 def _row(name: str, found: Spread, text: Any) -> tuple[str, str, str, str]:
     return name, text(found.p10), text(found.p50), text(found.p90)
-
-
-def span(found: Spread, text: Any) -> str:
-    return f"{text(found.p10)} to {text(found.p90)}"
-
-
-def time(days: float) -> str:
-    """Days, or hours, minutes and seconds where those say more."""
-    if days >= 730:
-        return f"{digits(days / 365, 2 if days < 3650 else 3)} years"
-    if days >= 2:
-        return f"{digits(days, 2 if days < 10 else 3)} days" if days < 100 else f"{days:,.0f} days"
-    hours = 24 * days
-    if hours >= 2:
-        return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
-    minutes = 60 * hours
-    return f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
-
-
-def _seconds(part: float, whole: float) -> str:
-    """Seconds with the digits that the whole asks for."""
-    if whole >= 1:
-        return f"{part:.2f} s" if whole < 100 else f"{part:,.0f} s"
-    return f"{1000 * part:.3g} ms"
-
-
-def _pace(tokens: float) -> str:
-    return f"{tokens:,.0f}" if tokens >= 10 else f"{tokens:.2g}"
-
-
-def _energy(megawatt_hours: float) -> str:
-    if megawatt_hours >= 1e6:
-        return f"{digits(megawatt_hours / 1e6, 3)} TWh"
-    if megawatt_hours >= 1000:
-        return f"{digits(megawatt_hours / 1000, 3)} GWh"
-    if megawatt_hours >= 1:
-        return f"{digits(megawatt_hours, 3)} MWh"
-    return f"{digits(1000 * megawatt_hours, 3)} kWh"

@@ -6,8 +6,9 @@ from benthic.cost.catalog.load import Catalog
 from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits, share
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan
-from benthic.cost.planner.plan_page import count, dollars, left_out, means, sources, span, time
+from benthic.cost.planner.plan_page import late, left_out, means, sources
 from benthic.cost.planner.sizes import Size
+from benthic.cost.planner.words import count, dollars, span, time
 
 
 def compared(
@@ -17,9 +18,10 @@ def compared(
     *,
     why: bool = False,
 ) -> Page:
-    """The same question on several GPUs, the best first; `failed` are those without an answer."""
+    """The same question on several GPUs, the best first and what comes too late last; `failed` are
+    those without an answer."""
     solved = plans[0].solved == "tokens"
-    ranked = sorted(plans, key=lambda p: -p.tokens if solved else p.dollars.p50)
+    ranked = sorted(plans, key=lambda p: (p.late, -p.tokens if solved else p.dollars.p50))
     rows = [
         (
             p.gpu.name,
@@ -35,7 +37,8 @@ def compared(
     ]
     first = ranked[0]
     name = first.question.shape.name
-    verdict = f"{name} on {count(first.tokens)} tokens is cheapest on {first.gpu.name}: "
+    verdict = f"{late(first)}{name} on {count(first.tokens)} tokens is cheapest on "
+    verdict += f"{first.gpu.name}: "
     if solved:
         verdict = f"{means(first.question)} {name} longest on {first.gpu.name}: "
         verdict += f"{count(first.tokens)} tokens, "

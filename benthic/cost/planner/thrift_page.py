@@ -9,9 +9,10 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money
 from benthic.cost.planner.basis import RELEASED
-from benthic.cost.planner.plan_page import count, dollars, sources
+from benthic.cost.planner.plan_page import sources
 from benthic.cost.planner.serving import ACCEPTED, REACHED, SERVICE
 from benthic.cost.planner.thrift import FP8, IDEAS, MTP, Stage
+from benthic.cost.planner.words import count, dollars
 
 
 @dataclass(frozen=True)
