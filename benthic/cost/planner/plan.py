@@ -3,7 +3,8 @@
 The way: choose a layout (`choose`), time its step (`speed`), take away what failures and
 checkpoints cost (`goodput`) and what real runs lose against clean steps (`practice`), multiply by
 prices (`catalog`). P10, P50 and P90 come from one Monte Carlo over all of these, half of the draws
-of each on either side of its value, so that medians multiply out: hours times rent is the money.
+of each on either side of its value. The money's median is hours times rent where the rent's range
+is even, and lies to the side to which that is wide: a page says both, and by how much they differ.
 Solved the other way: tokens for a budget or for days, GPUs for a date. `sizes` asks how large.
 
 Left out, and said so in every plan: research, failed runs, data and people, which cost several
@@ -13,9 +14,11 @@ times the final run (`benthic cost deepseek` shows how many).
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date as Day
 from math import inf
 from statistics import NormalDist
 
+from benthic.cost.catalog import figures
 from benthic.cost.catalog.load import Catalog, CostError, Figure, Gpu
 from benthic.cost.planner.basis import MOST_GPUS, Basis, Question, basis, check, fixed, held, nodes
 from benthic.cost.planner.choose import Choice
@@ -30,6 +33,7 @@ from benthic.cost.step.speed import Step, forward_flops_per_token
 DRAWS = 2000
 _TOKENS = 1e12  # of a trial, whose hours and dollars are then scaled
 DAYS = 30.0  # that a run may take where nobody says how long or how many GPUs
+STALE = 180  # days, beyond which a price is said to be old
 USUAL_MOST = 1 << 16  # GPUs where nobody says: no published run took more
 REACHED = 0.35  # of the peak: where the search for GPUs or sizes begins
 POWER = ("avg_power_fraction", "pue")
@@ -75,6 +79,15 @@ class Plan:
     def price(self) -> float:
         """US dollars a GPU-hour of the median run: above the rent's value where its range is."""
         return self.dollars.p50 / self.gpu_hours.p50
+
+    @property
+    def rent_age(self) -> int:
+        """Days from the rent's date to the one that was asked for, or to today; 0: it has none."""
+        today, asked = Day.today(), self.question.date
+        if not self.rent.date:
+            return 0
+        until = min(today, figures.days(asked)[1]) if asked else today
+        return max(0, (until - figures.days(self.rent.date)[1]).days)
 
     @property
     def late(self) -> bool:

@@ -22,13 +22,14 @@ from benthic.cost.page import (
 )
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
-from benthic.cost.planner.plan import POWER, TARIFF, Plan
+from benthic.cost.planner.plan import POWER, STALE, TARIFF, Plan
 from benthic.cost.planner.words import (
     count,
     dollars,
     energy,
     given_days,
     pace,
+    price,
     seconds_of,
     span,
     time,
@@ -57,6 +58,7 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
     verdict = (
         f"{late(plan)}{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
         f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_sure(plan)}{_lost(plan)}"
+        f"{stale(plan)}"
     )
     sections = [_figures(plan), _layout(plan), _hours(plan, catalog), left_out(plan, catalog)]
     if why:
@@ -83,6 +85,18 @@ def late(plan: Plan) -> str:
         return ""
     days = given_days(plan.question.days or 0.0)
     return f"No number of GPUs that was tried is done in {days}. "
+
+
+def stale(plan: Plan) -> str:
+    """Where the rent is old at the date that was asked for."""
+    if plan.rent_age <= STALE:
+        return ""
+    asked = plan.question.date
+    return (
+        f" The price, {price(plan.rent.value)} an hour, is of {plan.rent.date}, "
+        f"{plan.rent_age:,} days {f'before {asked}' if asked else 'ago'}, and nothing newer is "
+        "known: --rent sets another."
+    )
 
 
 def means(question: Question) -> str:
@@ -149,9 +163,6 @@ def _figures(plan: Plan) -> Section:
         _row("tokens/s a GPU", plan.pace, pace),
         _row("MFU", plan.mfu, share),
     ]
-    rent = plan.rent
-    dated = f" of {rent.date}" if rent.date else ""
-    span = f" (${rent.low:.2f} to ${rent.high:.2f})" if rent.low < rent.high else ""
     peak = "bf16" if plan.gpu.has_bf16 else "fp16"
     return Section(
         title="What it takes",
@@ -160,20 +171,30 @@ def _figures(plan: Plan) -> Section:
                 columns=("", "P10", "P50", "P90"),
                 rows=rows,
                 right=("P10", "P50", "P90"),
-                note=f"Rent: ${rent.value:.2f} a GPU-hour{dated}{span}. MFU is of the dense {peak} "
-                f"peak, causal attention counted once.{_above(plan)}",
+                note=f"{_priced(plan)} MFU is of the dense {peak} peak, causal attention counted "
+                "once.",
             )
         ],
     )
 
 
-def _above(plan: Plan) -> str:
-    """Where the range of the rent lies to one side of it, so that medians do not multiply out."""
-    off = plan.dollars.p50 / (plan.gpu_hours.p50 * plan.rent.value)
-    if abs(off - 1) < 0.02:
-        return ""
-    way = "above" if off > 1 else "below"
-    return f" The median rent is {share(abs(off - 1))} {way} hours times price, as its range is."
+def _priced(plan: Plan) -> str:
+    """The price with its range, times the hours, and how far the median of the rent is from that:
+    where the range lies to one side, so does the money."""
+    rent, hours = plan.rent, plan.gpu_hours.p50
+    dated = f" of {rent.date}" if rent.date else ""
+    ends = f" ({price(rent.low)} to {price(rent.high)})" if rent.low < rent.high else ""
+    text = (
+        f"Rent: {price(rent.value)} a GPU-hour{dated}{ends}; {count(hours)} hours x "
+        f"{price(rent.value)} = {dollars(hours * rent.value)}"
+    )
+    off = plan.dollars.p50 / (hours * rent.value) - 1
+    if abs(off) < 0.005:
+        return f"{text}."
+    return (
+        f"{text}, and the median rent is {share(abs(off))} {'above' if off > 0 else 'below'} that, "
+        f"{price(plan.price)} an hour, as the range of the price lies."
+    )
 
 
 def _layout(plan: Plan) -> Section:
@@ -347,7 +368,7 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
         "practice": plan.practice.factor,
         "leans_on": [name for name, _ in plan.practice.leans_on],
         "disclosed": [asdict(run) for run in disclosed(plan, catalog)],
-        "rent": asdict(plan.rent),
+        "rent": asdict(plan.rent) | {"days_old": plan.rent_age},
         "assumptions": [*plan.question.said, *plan.assumptions],
         **spreads,
         **({"sources": _why([plan], catalog)} if why else {}),

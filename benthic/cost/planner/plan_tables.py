@@ -6,9 +6,11 @@ from benthic.cost.catalog.load import Catalog
 from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits, share
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan
-from benthic.cost.planner.plan_page import late, left_out, means, sources
+from benthic.cost.planner.plan_page import late, left_out, means, sources, stale
 from benthic.cost.planner.sizes import Size
-from benthic.cost.planner.words import count, dollars, span, time
+from benthic.cost.planner.words import count, dollars, price, span, time
+
+_YEAR = 365  # days, beyond which a price is not of the market that newer ones are of
 
 
 def compared(
@@ -30,7 +32,7 @@ def compared(
             count(p.tokens),
             time(p.days.p50),
             count(p.gpu_hours.p50),
-            dollars(p.dollars.p50),
+            dollars(p.dollars.p50) + "*" * (p.rent_age > _YEAR),
             span(p.dollars, dollars),
         )
         for p in ranked
@@ -44,7 +46,10 @@ def compared(
         verdict += f"{count(first.tokens)} tokens, "
     verdict += f"{dollars(first.dollars.p50)}, {time(first.days.p50)} on {first.gpus:,}."
     right = ("GPUs", "tokens", "time", "GPU-hours", "rent")
-    rents = ", ".join(f"{p.gpu.name} ${p.rent.value:.2f} ({p.rent.date})" for p in ranked)
+    rents = ", ".join(f"{p.gpu.name} {price(p.rent.value)} ({p.rent.date})" for p in ranked)
+    old = [p.gpu.name for p in ranked if p.rent_age > _YEAR]
+    if old:
+        verdict += f" Over a year old (*) is the price of {', '.join(old)}: --prices sets your own."
     blocks: list[Table | Prose | Points | Drawing] = [
         Table(
             columns=("GPU", "", *right, "P10 to P90"),
@@ -90,7 +95,7 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
         title="Plan: how large a model",
         verdict=f"{means(asked)} {count(first.parameters)} parameters on "
         f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}. "
-        f"{_sure(first, asked)}",
+        f"{_sure(first, asked)}{stale(first.plan)}",
         about="Dense networks of usual proportions; by the median run. Name a config or a preset "
         "for a network of your own.",
         numbers=(),
