@@ -1,6 +1,7 @@
 """What-ifs of a plan move hours as the clean step does; and what a plan says, or refuses."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,28 @@ def test_longer_than_the_config_is_remarked() -> None:
     short = replace(SMALL, shape=replace(SMALL.shape, max_positions=2048), seq=4096, layout=None)
     assert "more than the 2,048 that" in str(planned(short).assumptions)
     assert "positions" not in str(planned(replace(short, seq=2048)).assumptions)
+
+
+def test_what_would_do_is_of_the_optimizer_that_was_asked() -> None:
+    """Muon keeps one moment, so that fewer GPUs hold the network."""
+    large, _ = from_numbers(params=400e9, layers=120)
+    enough = {}
+    for optimizer, called in (("adamw", "with AdamW"), ("muon", "with Muon")):
+        asked = replace(SMALL, shape=large, gpus=8, layout=None, optimizer=optimizer)  # type: ignore[arg-type]
+        with pytest.raises(CostError, match=called) as caught:
+            plan(asked, CATALOG)
+        said = re.search(r"; (\d+) GPUs would do, (\d+) more: set --count", str(caught.value))
+        assert said and int(said[1]) == 8 + int(said[2])
+        enough[optimizer] = int(said[1])
+        assert plan(replace(asked, gpus=enough[optimizer]), CATALOG).gpus == enough[optimizer]
+    assert enough["muon"] < enough["adamw"]
+
+
+def test_more_gpus_are_no_remedy_where_no_number_would_do() -> None:
+    endless = replace(SMALL, gpu="rtx4090", gpus=8, layout=None, seq=1_000_000)
+    with pytest.raises(CostError, match=r"shorten the 1,000,000 tokens \(--seq\), or take") as no:
+        plan(endless, CATALOG)
+    assert "--count" not in str(no.value)
 
 
 def test_a_rent_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ RELEASED = (
     "trained in bf16 (--precision bf16)"
 )
 _FEW_STEPS = 100
-_STATE = 12.0  # bytes a parameter of AdamW's moments and master copy, sharded over all GPUs
+# Bytes a parameter of moments and the master copy, sharded over all GPUs; Muon's at least.
+_STATE: dict[Optimizer, float] = {"adamw": 12.0, "muon": 8.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,15 +263,15 @@ def fixed(question: Question, catalog: Catalog) -> Basis:
             raise
         if near.layout:
             raise CostError(f"{error}; {near.sentence}") from None
-        text = f"{near.sentence}: set --count, or take a GPU with more memory"
-        raise DoesNotFit(text) from None
+        remedy = ": set --count, or take" if near.missing else " (--seq), or take"
+        raise DoesNotFit(f"{near.sentence}{remedy} a GPU with more memory") from None
 
 
 def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
     """The nearest layout that fits; None where the given one fits or cannot be looked at."""
     layout = question.layout
     if layout is None:
-        layout = Layout(data=gpus, precision=question.precision)
+        layout = Layout(data=gpus, precision=question.precision, optimizer=question.optimizer)
     try:
         if question.layout is not None:
             layout.check(question.shape, gpus, gpu.per_node)
@@ -286,7 +287,7 @@ def held(question: Question, catalog: Catalog, gpus: int) -> Basis:
     gpu = catalog.gpu(question.gpu)
     if question.layout is not None:
         return basis(question, catalog, gpus)
-    least = _STATE * parameters(question.shape)["total_with_mtp"] / usable(gpu)
+    least = _STATE[question.optimizer] * parameters(question.shape)["total_with_mtp"] / usable(gpu)
     first = gpus = max(gpus, nodes(least, gpu))
     while gpus <= MOST_GPUS:
         try:

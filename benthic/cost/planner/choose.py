@@ -63,13 +63,15 @@ def fastest(
         step = sum(seconds(shape, layout, gpu, seq, constants, memo).values())
         heappush(waiting, (step / layout.batch, found, step, layout))
 
-    for one in candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision):
+    for one in candidates(
+        shape, gpus, gpu.per_node, seq=seq, precision=precision, optimizer=optimizer
+    ):
         micro = sequences / (one.data * one.micro_batch)
         if micro < 1:
             continue
         tried += 1
         if one.recompute == _MORE[0]:  # to compute again takes longer and saves memory
-            time(replace(one, micro_batches=round(micro), optimizer=optimizer))
+            time(replace(one, micro_batches=round(micro)))
     if not tried:
         raise CostError(
             f"{sequences} sequences a step are too few for {gpus} GPUs: use fewer GPUs or a batch "
