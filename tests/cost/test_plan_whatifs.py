@@ -34,7 +34,7 @@ def ratios(before: Question, after: Question) -> tuple[float, float]:
 def test_a_sequence_moves_hours_as_it_moves_the_clean_step(seq: int) -> None:
     hours, clean = ratios(V3, replace(V3, seq=seq))
     assert hours == pytest.approx(clean, rel=1e-6)
-    assert 0.9 < hours < (1.2 if seq <= 8192 else 2.0)
+    assert 0.9 < hours < (1.25 if seq <= 8192 else 2.1)
 
 
 def test_fp16_costs_what_bf16_does() -> None:

@@ -1,11 +1,11 @@
 """What a plan knows before anything is drawn: layout, step, goodput, and hours of real runs.
 
 `basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
-number does not hold the network, and `held` takes more until it does. What real runs lose against
-clean ones is asked once, of the planner's own layout in the network's usual precision and length of
-sequence, on the catalog's GPU with the catalog's failures: a layout, a precision, a sequence, a
-failure rate or figures of the GPU that are the user's own move the hours as they move the clean
-ones.
+number does not hold the network, and `held` takes more until it does, or fewer until they share a
+step. What real runs lose against clean ones is asked once, of the planner's own layout in the
+network's usual precision and length of sequence, on the catalog's GPU with the catalog's failures:
+a layout, a precision, a sequence, a failure rate or figures of the GPU that are the user's own move
+the hours as they move the clean ones.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from math import ceil, log2
 from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
-from benthic.cost.planner.choose import Choice, fastest, usual_batch
+from benthic.cost.planner.choose import Choice, TooFewSequences, fastest, usual_batch
 from benthic.cost.planner.practice import (
     USUAL_SEQ,
     Practice,
@@ -24,6 +24,8 @@ from benthic.cost.planner.practice import (
     usual_date,
     usual_seq,
 )
+from benthic.cost.planner.published_batch import published_batch
+from benthic.cost.planner.words import plural
 from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.goodput import Goodput, usual_goodput
 from benthic.cost.step.layout import Layout, Optimizer, Precision, fault, nearest
@@ -78,6 +80,8 @@ class Basis:
     gpu: Gpu
     gpus: int
     tokens: float
+    batch: int
+    """tokens a step that the layout was to have; those that it has are the step's"""
     choice: Choice
     step: Step
     good: Goodput
@@ -91,25 +95,29 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     gpu = catalog.gpu(question.gpu)
     shape, notes = question.shape, list[str]()
     seq, tokens = question.seq or USUAL_SEQ, question.tokens or 1e12
-    batch = round(question.batch or usual_batch(shape, gpus))
     constants = load_constants()
-    if question.layout is None:
-        choice = _fastest(shape, gpu, gpus, seq, batch, question.precision, question.optimizer)
-    else:
-        choice = _given(question.layout, question, gpu, gpus, batch, constants)
+    batch, about, choice = _batched(question, catalog, gpu, gpus)
     step = step_time(shape, choice.layout, gpu, seq, constants)
-    if question.batch is None and question.layout is None:
-        notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, usual at this size (--batch-tokens)")
-    if tokens < _FEW_STEPS * step.tokens:
-        notes.append(f"{max(1, round(tokens / step.tokens))} steps only: --batch-tokens sets more")
+    if tokens < 0.999 * step.tokens:
+        raise CostError(
+            f"{plural(round(tokens), 'token')} are less than one step of {step.tokens:,}: give "
+            "more, or fewer --batch-tokens"
+        )
+    whole = abs(step.tokens / batch - 1) < 0.01
+    if question.batch is None or not whole:
+        rounded = "" if whole else ", rounded to what the layout divides"
+        notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, {about}{rounded} (--batch-tokens)")
+    steps = steps_of(tokens, step)
+    if steps < _FEW_STEPS:
+        notes.append(f"{plural(steps, 'step')} only: --batch-tokens sets more")
     if not shape.learned_positions and 0 < shape.max_positions < seq:
         notes.append(
-            f"sequences of {seq:,} tokens, more than the {shape.max_positions:,} that "
+            f"sequences of {plural(seq, 'token')}, more than the {shape.max_positions:,} that "
             f"{shape.name}'s config has positions for"
         )
     good = usual_goodput(catalog, gpus)
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
-    clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
+    clean = step.total.value * step.gpus * steps / good.useful / 3600
     precision = question.usual or question.precision
     hours = _usual(shape, choice, gpu.name, gpus, batch, precision).of(clean)
     if question.pace is not None:
@@ -131,6 +139,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         gpu=gpu,
         gpus=gpus,
         tokens=tokens,
+        batch=batch,
         choice=choice,
         step=step,
         good=good,
@@ -138,6 +147,37 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         flops=flops,
         notes=tuple(notes),
     )
+
+
+def steps_of(tokens: float, step: Step) -> int:
+    """Steps of a run, the last one whole."""
+    return max(1, ceil(tokens / step.tokens - 1e-3))
+
+
+def _batched(question: Question, catalog: Catalog, gpu: Gpu, gpus: int) -> tuple[int, str, Choice]:
+    """Tokens a step, whose they are, and the layout for them: the question's own, what the very
+    network was published with where a layout shares that, or the usual ones."""
+    usual = usual_batch(question.shape, gpus)
+    if question.batch is not None:
+        batch = round(question.batch)
+        return batch, f"for the {batch:,} that you gave", _laid_out(question, gpu, gpus, batch)
+    run = published_batch(question.shape, catalog)
+    if run is None:
+        return usual, "usual at this size", _laid_out(question, gpu, gpus, usual)
+    try:
+        choice = _laid_out(question, gpu, gpus, run.tokens)
+        return run.tokens, f"as {run.run} was published with", choice
+    except CostError:
+        about = f"usual at this size, since no layout here holds the {run.tokens:,} of {run.run}"
+        return usual, about, _laid_out(question, gpu, gpus, usual)
+
+
+def _laid_out(question: Question, gpu: Gpu, gpus: int, batch: int) -> Choice:
+    """The layout that the question names, or the fastest."""
+    if question.layout is not None:
+        return _given(question.layout, question, gpu, gpus, batch, load_constants())
+    seq = question.seq or USUAL_SEQ
+    return _fastest(question.shape, gpu, gpus, seq, batch, question.precision, question.optimizer)
 
 
 def _usual(
@@ -220,8 +260,15 @@ def _given(
         raise CostError(text)
     layout.check(shape, gpus, gpu.per_node)
     if layout.micro_batches == 1:
-        rounds = max(1, round(batch / seq / (layout.data * layout.micro_batch)))
-        layout = replace(layout, micro_batches=rounds)
+        least = layout.data * layout.micro_batch
+        rounds = round(batch / seq / least)
+        if question.batch is not None and rounds < 1:
+            raise CostError(
+                f"the layout {layout.describe()!r} takes {plural(least, 'sequence')} of {seq:,} "
+                f"tokens a step at least, {least * seq:,} in all, and --batch-tokens is "
+                f"{batch:,}: raise it, or lower dp or mb"
+            )
+        layout = replace(layout, micro_batches=max(1, rounds))
     held = fits(shape, layout, gpu, seq)
     took = sum(seconds(shape, layout, gpu, seq, constants).values())
     return Choice(layout, took, held, 1, 0)
@@ -283,24 +330,25 @@ def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
 
 
 def held(question: Question, catalog: Catalog, gpus: int) -> Basis:
-    """On so many GPUs, or on as many more as it takes to hold the network."""
+    """On so many GPUs, on as many more as it takes to hold the network, or on as many fewer as
+    share its step."""
     gpu = catalog.gpu(question.gpu)
     if question.layout is not None:
         return basis(question, catalog, gpus)
+    tried = set[int]()
     least = _STATE[question.optimizer] * parameters(question.shape)["total_with_mtp"] / usable(gpu)
-    first = gpus = max(gpus, nodes(least, gpu))
-    while gpus <= MOST_GPUS:
+    gpus = max(gpus, nodes(least, gpu))
+    while gpus <= MOST_GPUS and gpus not in tried:
+        tried.add(gpus)
         try:
             return basis(question, catalog, gpus)
         except DoesNotFit:
             gpus = nodes(2 * gpus, gpu)
-        except CostError:
-            if gpus == first:
-                raise
-            break
+        except TooFewSequences:
+            gpus = nodes(gpus / 2, gpu)
     raise CostError(
         f"no number of {gpu.name} up to {MOST_GPUS:,} holds {question.shape.name} and shares the "
-        "batch: take a GPU with more memory, or raise --batch-tokens"
+        "batch: take a GPU with more memory, raise --batch-tokens, or lower --seq"
     )
 
 

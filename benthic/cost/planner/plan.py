@@ -15,16 +15,26 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date as Day
-from math import inf
+from math import floor, inf
 from statistics import NormalDist
 
 from benthic.cost.catalog import figures
 from benthic.cost.catalog.load import Catalog, CostError, Figure, Gpu
-from benthic.cost.planner.basis import MOST_GPUS, Basis, Question, basis, check, fixed, held, nodes
+from benthic.cost.planner.basis import (
+    MOST_GPUS,
+    Basis,
+    Question,
+    basis,
+    check,
+    fixed,
+    held,
+    nodes,
+    steps_of,
+)
 from benthic.cost.planner.choose import Choice
 from benthic.cost.planner.fewer import Fewer, fewer
 from benthic.cost.planner.practice import TENTH, Practice
-from benthic.cost.planner.words import given_days
+from benthic.cost.planner.words import given_days, plural
 from benthic.cost.spread import Spread, spread
 from benthic.cost.step.goodput import Goodput
 from benthic.cost.step.layout import Layout
@@ -105,7 +115,12 @@ class Plan:
     @property
     def clean_hours(self) -> float:
         """GPU-hours of clean steps, without failures."""
-        return self.step.total.value * self.step.gpus / self.step.tokens * self.tokens / 3600
+        return self.step.total.value * self.step.gpus * self.steps / 3600
+
+    @property
+    def steps(self) -> int:
+        """Whole ones."""
+        return steps_of(self.tokens, self.step)
 
 
 def plan(question: Question, catalog: Catalog) -> Plan:
@@ -115,7 +130,9 @@ def plan(question: Question, catalog: Catalog) -> Plan:
     notes = list[str]()
     if question.seq is None:
         seq = min(4096, question.shape.max_positions or 4096)
-        notes.append(f"sequences of {seq:,} tokens, as most pretraining has; --seq sets others")
+        notes.append(
+            f"sequences of {plural(seq, 'token')}, as most pretraining has; --seq sets others"
+        )
         question = replace(question, seq=seq)
     check(question, catalog)
     if question.tokens is None:
@@ -244,6 +261,8 @@ def _gpus_for(
     for _ in range(12):
         known = held(question, catalog, gpus)
         tried[known.gpus] = known
+        if known.gpus < gpus:  # more do not share the step
+            break
         gpus = min(nodes(known.hours.p50 / 24 / days, gpu), most)
         if any(one <= gpus <= found.gpus for one, found in tried.items()) or gpus in tried:
             break
@@ -276,12 +295,14 @@ def _tokens_for(
         (question.budget or inf) / one.dollars.p50,
         (question.days or inf) / one.days.p50,
     )
-    if _TOKENS * most < known.step.tokens:
+    step = known.step
+    steps = floor(most * steps_of(_TOKENS, step) + 1e-6)
+    if steps < 1:
         raise CostError(
-            f"that buys {_TOKENS * most:,.3g} tokens, less than one step of {question.shape.name}: "
-            "raise --budget or --days, or name a smaller network"
+            f"that buys {_TOKENS * most:,.0f} tokens, less than one step of {step.tokens:,} of "
+            f"{question.shape.name}: raise --budget or --days, or name a smaller network"
         )
-    asked = replace(question, tokens=_TOKENS * most)
+    asked = replace(question, tokens=float(steps * step.tokens))
     return _answer(question, basis(asked, catalog, gpus), catalog, rent, notes, "tokens")
 
 

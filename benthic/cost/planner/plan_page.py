@@ -29,6 +29,7 @@ from benthic.cost.planner.words import (
     energy,
     given_days,
     pace,
+    plural,
     price,
     seconds_of,
     span,
@@ -148,7 +149,7 @@ def _about(plan: Plan) -> str:
     sparse = f", {count(counts['active'])} active" if counts["active"] < counts["total"] else ""
     return (
         f"{count(counts['total'])} parameters{sparse}; "
-        f"{plan.layout.precision}, sequences of {plan.seq:,} tokens. "
+        f"{plan.layout.precision}, sequences of {plural(plan.seq, 'token')}. "
         "P10 to P90 holds four of five runs like this one."
     )
 
@@ -259,9 +260,9 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
     hours, useful = plan.clean_hours, plan.good.useful
     near = [name for name, _ in plan.practice.leans_on]
     real = f"what real runs took, the most alike {', '.join(near)}" if near else "your measurement"
-    steps = max(1, round(plan.tokens / step.tokens))
+    steps, verb = plural(plan.steps, "clean step"), "takes" if plan.steps == 1 else "take"
     text = (
-        f"{steps:,} clean step{'s' * (steps > 1)} take {count(hours)} GPU-hours; "
+        f"{steps} {verb} {count(hours)} GPU-hours; "
         f"{count(hours / useful)} with failures every "
         f"{time(plan.good.job_mtbf / 86400)}, checkpoints every "
         f"{time(plan.good.interval / 86400)}, restarts and stragglers (goodput {useful:.1%}); "

@@ -113,7 +113,7 @@ def waterfall(
         date=date,
     )
     last = plan(question, catalog)
-    question = replace(question, seq=last.seq, days=None)
+    question = replace(question, seq=last.seq, days=None, batch=float(last.step.tokens))
     stages: list[Stage] = []
     for i, (idea, network, precision) in enumerate(steps):
         one = last
