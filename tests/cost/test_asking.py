@@ -161,6 +161,9 @@ def test_compare_leaves_out_what_has_no_answer(capsys: pytest.CaptureFixture[str
     assert first["gpu"] == "H100-SXM" and "no rent" in second["error"]
     ask(words, why=False, as_json=False)
     assert "M3-Ultra" in capsys.readouterr().out
+    ask(replace(words, compare="h100,h9"), why=False, as_json=True)
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["gpu"] == "H100-SXM" and second["error"].startswith("no GPU is called 'h9'")
     with pytest.raises(CostError, match="no rent"):
         ask(replace(words, compare="m3-ultra"), why=False, as_json=False)
 
@@ -227,7 +230,9 @@ BASE = {"config": "llama-3.2-1b", "tokens": "1B"}
         ({"compare": "h100,h200", "tokens": "1T"}, "none is named"),
         ({"budget": "1M", "layout": "dp8"}, "none is named"),
         (BASE | {"compare": ","}, "name GPUs"),
-        (BASE | {"compare": "h100,h9"}, "no GPU is called"),
+        (BASE | {"compare": "h9,xx"}, "no GPU is called"),
+        (BASE | {"gpu": "xx"}, "take A100-SXM4-80GB, A100-SXM4-40GB or another of the"),
+        (BASE | {"gpu": "h100,h200"}, "compare several with --compare"),
         (BASE | {"compare": "h100,h200", "rent": "2"}, "--prices"),
         (BASE | {"compare": "h100,h200", "gpu": "a100"}, "--compare names several"),
         (BASE | {"prices": (Path("none.csv"),)}, "is no file"),

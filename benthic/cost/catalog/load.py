@@ -45,6 +45,7 @@ TABLES = {
     "traces": "traces",
     "gpus": "gpus",
 }
+_GPUS = "benthic/cost/catalog/gpus.csv"
 DATED = ("rent.", "purchase.")  # keys of observations: several rows, told apart by their dates
 
 _MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)  # drivers put it behind the name
@@ -222,9 +223,9 @@ class Catalog:
                 return found
         near = difflib.get_close_matches(_plain(name[:80]), self._names, n=3, cutoff=0.6)
         likely = dict.fromkeys(self._names[plain]["name"] for plain in near)
-        hint = (
-            f"did you mean {' or '.join(likely)}?" if likely else f"take {', '.join(self.gpus())}"
-        )
+        known = self.gpus()
+        some = f"take {known[0]}, {known[1]} or another of the {len(known)} in {_GPUS}"
+        hint = f"did you mean {' or '.join(likely)}?" if likely else some
         raise CostError(f"no GPU is called {quoted(name)}: {hint}")
 
     def _canonical(self, key: str) -> str:

@@ -17,7 +17,7 @@ from benthic.cost.planner.plan import Plan, plan
 from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Layout, Optimizer, Precision, parse
 from benthic.hub.config import preset, presets
-from benthic.hub.files import CONFIG_LIMIT, read_json
+from benthic.hub.files import CONFIG_LIMIT, read_json, shown
 
 USUAL_GPU = "h100"
 MOST_GPUS = 10**6
@@ -117,10 +117,11 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
     names = [name.strip() for name in asked.compare.split(",") if name.strip()]
     if not names:
         raise CostError(f"--compare is {asked.compare!r}: name GPUs, like h100,h200,b200")
-    plans, failed = [], []
-    for name in dict.fromkeys(catalog.gpu(name).name for name in names):
+    plans, failed = list[Plan](), list[tuple[str, str]]()
+    for name in dict.fromkeys(names):
         try:
-            plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
+            if catalog.gpu(name).name not in {one.gpu.name for one in plans}:
+                plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
         except CostError as error:
             failed.append((name, str(error)))
     if not plans:
@@ -130,6 +131,10 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
 
 def question(asked: Asked, catalog: Catalog) -> Question:
     """What is asked, in numbers; CostError names the figure that cannot be."""
+    if "," in asked.gpu:
+        raise CostError(
+            f"--gpu is {shown(asked.gpu)}, and a plan is on one: compare several with --compare"
+        )
     gpu = catalog.gpu(asked.gpu or USUAL_GPU)
     network, released, said = _network(asked)
     layout = _layout(asked)

@@ -20,6 +20,7 @@ from statistics import NormalDist
 
 from benthic.cost.catalog import figures
 from benthic.cost.catalog.load import Catalog, CostError, Figure, Gpu
+from benthic.cost.page import money
 from benthic.cost.planner.basis import (
     MOST_GPUS,
     Basis,
@@ -34,7 +35,7 @@ from benthic.cost.planner.basis import (
 from benthic.cost.planner.choose import Choice
 from benthic.cost.planner.fewer import Fewer, fewer
 from benthic.cost.planner.practice import TENTH, Practice
-from benthic.cost.planner.words import given_days, plural
+from benthic.cost.planner.words import given_days, plural, time
 from benthic.cost.spread import Spread, spread
 from benthic.cost.step.goodput import Goodput
 from benthic.cost.step.layout import Layout
@@ -43,6 +44,7 @@ from benthic.cost.step.speed import Step, forward_flops_per_token
 DRAWS = 2000
 _TOKENS = 1e12  # of a trial, whose hours and dollars are then scaled
 DAYS = 30.0  # that a run may take where nobody says how long or how many GPUs
+LONGEST = 3650.0  # days of MOST_GPUS; beyond, a budget is a slip
 STALE = 180  # days, beyond which a price is said to be old
 USUAL_MOST = 1 << 16  # GPUs where nobody says: no published run took more
 REACHED = 0.35  # of the peak: where the search for GPUs or sizes begins
@@ -319,7 +321,15 @@ def means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple
             raise CostError("--days alone buys no tokens: give --count or --budget too")
         days = question.days or DAYS
         gpus = min(nodes(hours / (days * 24), gpu), MOST_GPUS)
-        notes.append(f"{gpus:,} GPUs, which spend it in {given_days(days)} at most (--count)")
+        took = min(hours / 24 / gpus, question.days or inf)
+        if took > LONGEST:
+            raise CostError(
+                f"{money(question.budget)} buy {hours:,.3g} GPU-hours of {gpu.name}, {time(took)} "
+                f"of {gpus:,}, and a plan takes {time(LONGEST)} at most: lower --budget, or give "
+                "--days or --count"
+            )
+        most = ", the most that a plan takes" if gpus == MOST_GPUS else ""
+        notes.append(f"{gpus:,} GPUs{most}, for {given_days(took)} at most (--count)")
     if question.days is not None:
         hours = min(hours, question.days * 24 * gpus)
     return gpus, hours

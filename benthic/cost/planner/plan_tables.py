@@ -94,7 +94,8 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
     return Page(
         title="Plan: how large a model",
         verdict=f"{means(asked)} {count(first.parameters)} parameters on "
-        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}. "
+        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name} in "
+        f"{time(first.plan.days.p50)}{more}. "
         f"{_sure(first, asked)}{stale(first.plan)}",
         about="Dense networks of usual proportions; by the median run. Name a config or a preset "
         "for a network of your own.",
@@ -111,11 +112,13 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
 
 
 def _sure(size: Size, asked: Question) -> str:
-    """The odds of the median run, and what is safe: hours go with the square of the size where
-    tokens go with it."""
-    odds = min(size.plan.odds.values())
+    """The odds of the median run; what binds where it is the memory; and what is safe: hours go
+    with the square of the size where tokens go with it."""
+    text = f"That stays inside in {share(min(size.plan.odds.values()))} of such runs"
+    if size.full:
+        text += f", and no larger one fits {size.plan.gpus:,} GPUs"
     most = size.plan.over ** (1.0 if asked.tokens is not None else 0.5)
-    return (
-        f"That stays inside in {share(odds)} of such runs; with nine chances in ten it is about "
-        f"{count(size.parameters / most)} parameters."
-    )
+    if most <= 1:
+        return f"{text}."
+    safe = count(size.parameters / most)
+    return f"{text}; with nine chances in ten it is about {safe} parameters."
