@@ -257,7 +257,7 @@ def test_a_plan_that_was_printed_is_held_against_the_bill(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cli_cost.plan("llama-3.1-8b", count=8, tokens="1B", json=True)
+    cli_cost.plan("llama-3.1-8b", count="8", tokens="1B", json=True)
     text = out(capsys)
     file = tmp_path / "plan.json"
     file.write_text(text)

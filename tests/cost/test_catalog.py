@@ -143,7 +143,7 @@ def test_a_gpu_is_found_by_what_people_and_drivers_call_it(name: str, gpu: str) 
 def test_an_unknown_gpu_gets_the_nearest_name() -> None:
     with pytest.raises(CostError, match=r"no GPU is called 'H80O': did you mean H800-SXM"):
         SHIPPED.gpu("H80O")
-    with pytest.raises(CostError, match=r"take A100-SXM4-80GB, .*Xeon"):
+    with pytest.raises(CostError, match=r"take A100-SXM4-80GB, .* of the \d+ in benthic"):
         SHIPPED.gpu("")
     with pytest.raises(CostError) as caught:
         SHIPPED.gpu("x" * 100_000)
@@ -214,9 +214,31 @@ def test_a_summary_never_looks_ahead(
             figures.summary(rows, until)
         return
     near = [price for day, price in prices if day <= until and max(past) - day <= figures.PERIOD]
+    half = [p for day, p in prices if day <= until and max(past) - day <= 2 * figures.PERIOD]
+    wide = half if len(near) < 3 else near
     found = figures.summary(rows, until)
-    assert (found.low, found.high) == (min(near), max(near))
-    assert found.value == sorted(near)[(len(near) - 1) // 2]
+    assert (found.low, found.high) == (min(wide), max(wide))
+    judged = sorted(near if len(near) == 1 else wide)
+    middle = sum(judged) / 2 if len(judged) == 2 else judged[(len(judged) - 1) // 2]
+    assert found.value == pytest.approx(middle)
+
+
+def test_few_prices_have_a_range_and_two_a_middle() -> None:
+    eight = SHIPPED.rent("h800")
+    assert (eight.low, eight.value, eight.high) == (2.00, 2.07, 3.42)
+    assert eight.note.startswith("lower median of 3 from 2024-12 to 2025-06")
+    alone = SHIPPED.rent("h800", "2024-12")
+    assert (alone.value, alone.high) == (2.00, 3.42) and alone.note.startswith("newest of 2")
+    two = SHIPPED.rent("b200", "2026-01")
+    assert (two.low, two.value, two.high) == (3.5, 5.75, 6.5)
+    assert two.note.startswith("middle of 2 from 2026 to 2026-01") and " and http" in two.source
+
+
+def test_a_date_to_come_has_no_price() -> None:
+    with pytest.raises(CostError, match=r"2999-01 is to come, .*: give a date up to \d{4}-"):
+        SHIPPED.rent("h100", "2999-01")
+    this_month = figures.Day.today().strftime("%Y-%m")
+    assert SHIPPED.rent("h100", this_month) == SHIPPED.rent("h100")
 
 
 # ---- identities of the sources

@@ -45,6 +45,7 @@ TABLES = {
     "traces": "traces",
     "gpus": "gpus",
 }
+_GPUS = "benthic/cost/catalog/gpus.csv"
 DATED = ("rent.", "purchase.")  # keys of observations: several rows, told apart by their dates
 
 _MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)  # drivers put it behind the name
@@ -130,14 +131,18 @@ class Catalog:
         """The figure of `key`; where it has dated observations, those up to `date` (YYYY[-MM[-DD]],
         by default the newest) as one. Other keys have one row, whatever the date.
 
-        Such a summary is the lower median of the observations within PERIOD of the newest, so it is
-        a price that somebody asked, with the lowest and the highest of them around it.
+        Such a summary is `figures.summary`. A date that is to come has no price yet.
         """
         found = self._rows(self._canonical(key))
         if not found:
             raise CostError(f"no figure is called {quoted(key)}: {self._nearest_key(key)}")
         if not found[0].key.startswith(DATED):
             return found[0]
+        if date and days(date)[0] > Day.today():
+            raise CostError(
+                f"{date} is to come, so no {found[0].key} is known of it: give a date up to "
+                f"{Day.today()}"
+            )
         return summary(found, days(date)[1] if date else Day.max)
 
     def get(self, key: str) -> Figure | None:
@@ -244,8 +249,9 @@ class Catalog:
         for called in (name[:80], _MEMORY.sub("", name[:80])):
             if found := self._names.get(_plain(called)):
                 return found
-        hint = self._near(name) or f"take {', '.join(self.gpus())}"
-        raise CostError(f"no GPU is called {quoted(name)}: {hint}")
+        known = self.gpus()
+        some = f"take {known[0]}, {known[1]} or another of the {len(known)} in {_GPUS}"
+        raise CostError(f"no GPU is called {quoted(name)}: {self._near(name) or some}")
 
     def _near(self, name: str) -> str:
         """What may have been meant; empty where nothing is near."""

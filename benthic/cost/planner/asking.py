@@ -17,7 +17,7 @@ from benthic.cost.planner.plan import Plan, plan
 from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Layout, Optimizer, Precision, parse
 from benthic.hub.config import preset, presets
-from benthic.hub.files import CONFIG_LIMIT, read_json
+from benthic.hub.files import CONFIG_LIMIT, read_json, shown
 
 USUAL_GPU = "h100"
 MOST_GPUS = 10**6
@@ -39,7 +39,7 @@ class Asked:
     batch: str
     layout: str
     precision: str
-    optimizer: Optimizer
+    optimizer: str
     rent: str
     date: str
     pace: str
@@ -117,10 +117,11 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
     names = [name.strip() for name in asked.compare.split(",") if name.strip()]
     if not names:
         raise CostError(f"--compare is {asked.compare!r}: name GPUs, like h100,h200,b200")
-    plans, failed = [], []
-    for name in dict.fromkeys(catalog.gpu(name).name for name in names):
+    plans, failed = list[Plan](), list[tuple[str, str]]()
+    for name in dict.fromkeys(names):
         try:
-            plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
+            if catalog.gpu(name).name not in {one.gpu.name for one in plans}:
+                plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
         except CostError as error:
             failed.append((name, str(error)))
     if not plans:
@@ -130,9 +131,14 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
 
 def question(asked: Asked, catalog: Catalog) -> Question:
     """What is asked, in numbers; CostError names the figure that cannot be."""
+    if "," in asked.gpu:
+        raise CostError(
+            f"--gpu is {shown(asked.gpu)}, and a plan is on one: compare several with --compare"
+        )
     gpu = catalog.gpu(asked.gpu or USUAL_GPU)
     network, released, said = _network(asked)
     layout = _layout(asked)
+    optimizer: Optimizer = units.choice(asked.optimizer, "--optimizer", get_args(Optimizer))  # type: ignore[assignment]
     check_gpus(asked.gpus)
     check_seq(asked.seq)
     named, usual = _precision(asked, gpu), _usual(gpu, released)
@@ -141,19 +147,19 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         said = (*said, RELEASED)
     if layout is not None:
         layout = replace(layout, precision=precision)
-        if asked.optimizer == "muon":
+        if optimizer == "muon":
             layout = replace(layout, optimizer="muon")
     return Question(
         shape=network,
         gpu=gpu.name,
         gpus=asked.gpus if layout is None or asked.gpus else layout.gpus,
-        tokens=_tokens(asked.tokens) if asked.tokens else None,
+        tokens=units.count(asked.tokens, "tokens") if asked.tokens else None,
         days=_days(asked.days) if asked.days else None,
-        budget=_budget(asked.budget) if asked.budget else None,
+        budget=units.money(asked.budget) if asked.budget else None,
         seq=asked.seq,
         precision=precision,
         usual=usual,
-        optimizer=asked.optimizer,
+        optimizer=optimizer,
         layout=layout,
         batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
         rent=rent_of(asked.rent),
@@ -168,17 +174,18 @@ def question(asked: Asked, catalog: Catalog) -> Question:
 def check_gpus(gpus: int | None) -> None:
     """CostError for a number of GPUs that cannot be."""
     if gpus is not None and not 1 <= gpus <= MOST_GPUS:
-        raise CostError(f"--count is {gpus}: give 1 to {MOST_GPUS:,} GPUs")
+        raise CostError(f"--count is {gpus:,}: give 1 to {MOST_GPUS:,} GPUs")
 
 
 def check_seq(seq: int | None) -> None:
     """CostError for a sequence that cannot be."""
     if seq is not None and not 1 <= seq <= 10**7:
-        raise CostError(f"--seq is {seq}: give 1 to 10,000,000 tokens")
+        raise CostError(f"--seq is {seq:,}: give 1 to 10,000,000 tokens")
 
 
 def _days(text: str) -> float:
     """--days 30 is said in its name; other units are written."""
+    units.refuse_either(text, "--days")
     try:
         days = float(text)
     except ValueError:
@@ -186,26 +193,6 @@ def _days(text: str) -> float:
     if not 0.001 <= days <= 36500:
         raise CostError(f"--days is {text}: give more than none, and at most a century, like 30")
     return days
-
-
-def _tokens(text: str) -> float:
-    tokens = units.count(text, "tokens")
-    if tokens > 1e16:
-        raise CostError(f"tokens is {text}: nobody has so much text, give at most 10,000T")
-    return tokens
-
-
-def _budget(text: str) -> float:
-    dollars = units.money(text)
-    if re.fullmatch(r"\D*\d{1,3}\.\d{3}\D*", text) and not re.search(r"\d\s*[kmbt]", text.lower()):
-        whole = re.sub(r"[^\d]", "", text)
-        raise CostError(
-            f"the budget is {text}, which is {dollars:g} dollars here and {whole} elsewhere: write "
-            f"{whole} or {dollars:.2f}"
-        )
-    if dollars > 1e12:
-        raise CostError(f"the budget is {text}: give at most a million millions, like $5.6M")
-    return dollars
 
 
 def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
@@ -217,11 +204,9 @@ def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
         found = shape(asked.config)
         return found, in_fp8(asked.config), found.left_out
     numbers: dict[str, Any] = {
-        name: units.count(value, "params") if name == "params" else value
+        name: units.count(value, name) if name in ("params", "active") else value
         for name, value in asked.numbers.items()
     }
-    if "active" in numbers:
-        numbers["active"] = units.count(numbers["active"], "active", low=1e3, high=1e16)
     if not numbers:
         numbers = {"params": 1e9}  # each size that is tried takes its place
     called = asked.numbers.get("params", "").strip().upper()
@@ -246,7 +231,8 @@ def _precision(asked: Asked, gpu: Gpu) -> Precision | None:
     """The one that is named, by flag or in the layout, if the GPU has it; None: none is."""
     words = re.split(r"[\s,]+", asked.layout.strip().lower())
     in_layout = next((word for word in words if word in get_args(Precision)), "")
-    flag = "" if asked.precision == "auto" else asked.precision
+    flag = units.choice(asked.precision, "--precision", ("auto", *get_args(Precision)))
+    flag = "" if flag == "auto" else flag
     if flag and in_layout and flag != in_layout:
         raise CostError(f"--precision is {flag} and --layout says {in_layout}: leave one of them")
     named = flag or in_layout
@@ -281,9 +267,5 @@ def rent_of(text: str) -> float | None:
     """US dollars an hour of one GPU, or None where nothing is given."""
     if not text:
         return None
-    dollars = units.money(
-        re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent", like="2.10"
-    )
-    if dollars > 1000:
-        raise CostError(f"--rent is {text}: give US dollars an hour of one GPU, up to 1000")
-    return dollars
+    bare = re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip())
+    return units.money(bare, "--rent", high=1000, like="2.10")

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network import units
@@ -113,7 +113,7 @@ def waterfall(
         date=date,
     )
     last = plan(question, catalog)
-    question = replace(question, seq=last.seq, days=None)
+    question = replace(question, seq=last.seq, days=None, batch=float(last.step.tokens))
     stages: list[Stage] = []
     for i, (idea, network, precision) in enumerate(steps):
         one = last
@@ -234,8 +234,8 @@ def show(
     tokens: str,
     seq: int | None,
     context: int | None,
-    speed: float,
-    by: Literal["quality", "total"],
+    speed: str,
+    by: str,
     rent: str,
     date: str,
     prices: Sequence[Path],
@@ -254,8 +254,8 @@ def show(
     check_seq(seq)
     if context is not None and not 1 <= context <= 10**7:
         raise CostError(f"--context is {context}: give 1 to 10,000,000 tokens")
-    if not 0.1 <= speed <= 1e4:
-        raise CostError(f"--speed is {speed:g}: give 0.1 to 10,000 tokens a second")
+    pace = units.count(speed, "--speed", low=0.1, high=1e4, like="20") if speed else SPEED
+    kind: Class = units.choice(by, "--by", ("quality", "total"))  # type: ignore[assignment]
     found = waterfall(
         network,
         catalog.gpu(gpu),
@@ -265,16 +265,16 @@ def show(
         gpus=gpus,
         seq=seq,
         context=context or CONTEXT,
-        speed=speed,
-        by=by,
+        speed=pace,
+        by=kind,
         rent=rent_of(rent),
         date=date or None,
     )
     if as_json:
         print(json.dumps([to_dict(stage) for stage in found], indent=1, allow_nan=False))
     else:
-        size = class_size(replace(network, mtp=0), by)
-        story = thrift_page.Story(network, found, by, size, context or CONTEXT, speed)
+        size = class_size(replace(network, mtp=0), kind)
+        story = thrift_page.Story(network, found, kind, size, context or CONTEXT, pace)
         page.print_page(thrift_page.page(story, catalog, why=why))
     return 0
 

@@ -9,10 +9,11 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money
 from benthic.cost.planner.basis import RELEASED
-from benthic.cost.planner.plan_page import count, dollars
+from benthic.cost.planner.plan_page import stale
 from benthic.cost.planner.serving import ACCEPTED, REACHED, SERVICE
 from benthic.cost.planner.sources import sources
 from benthic.cost.planner.thrift import FP8, IDEAS, MTP, Stage
+from benthic.cost.planner.words import count, dollars
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def page(story: Story, catalog: Catalog, *, why: bool = False) -> Page:
     about = (
         f"On {gpu.name} at ${last.plan.price:.2f} an hour, the plan's median. Each line adds "
         "one idea to the line above; what it saves is against that line, a minus is what it adds."
+        f"{stale(last.plan)}"
     )
     if lacks:
         about += f" Not in it: {', '.join(lacks)}"

@@ -136,13 +136,12 @@ def nearest_fit(
     wanted = layout or Layout(data=gpus, zero=1 if gpus > 1 else 0)
 
     def room(count: int) -> Memory | None:
-        lean = _lean(shape, count, gpu.per_node, seq, wanted)
+        lean = _lean(wanted, shape, count, gpu.per_node, seq)
         held = (memory(shape, one, seq) for one in lean)
         return min(held, key=lambda m: m.total, default=None)
 
     tried = list(_variants(wanted)) if layout and layout.gpus == gpus else []
-    tried += candidates(shape, gpus, gpu.per_node, seq=seq, precision=wanted.precision)
-    tried = [one for one in tried if seq % one.context == 0]
+    tried += _like(wanted, shape, gpus, gpu.per_node, seq)
     best: tuple[float, Layout, Memory] | None = None
     for one in tried:
         away = distance(wanted, one)
@@ -159,13 +158,15 @@ def nearest_fit(
         )
     least = min((memory(shape, one, seq) for one in tried), key=lambda m: m.total)
     enough = _enough(gpus, gpu, room)
-    short = f"{shape.name} does not fit {gpus} {gpu.name} in training with AdamW"
+    name = {"adamw": "AdamW", "muon": "Muon"}[wanted.optimizer]
+    short = f"{shape.name} does not fit {gpus:,} {gpu.name} in training with {name}"
     short += f": the leanest layout takes {_gb(least.total)} of {_gb(usable(gpu))} a GPU"
     if enough is None:
         return Fit(
-            None, least, 0, f"{short}, and no number of GPUs would do: shorten the {seq} tokens"
+            None, least, 0, f"{short}, and no number of GPUs would do: shorten the {seq:,} tokens"
         )
-    return Fit(None, least, enough - gpus, f"{short}; {enough} GPUs would do, {enough - gpus} more")
+    more = enough - gpus
+    return Fit(None, least, more, f"{short}; {enough:,} GPUs would do, {more:,} more")
 
 
 def serving_memory(
@@ -244,11 +245,18 @@ def _variants(layout: Layout) -> Iterator[Layout]:
                 size //= 2
 
 
-def _lean(shape: Shape, gpus: int, per_node: int, seq: int, like: Layout) -> Iterator[Layout]:
-    for one in candidates(shape, gpus, per_node, seq=seq, precision=like.precision):
+def _like(wanted: Layout, shape: Shape, gpus: int, per_node: int, seq: int) -> list[Layout]:
+    """The candidates of such a precision and optimizer whose contexts divide the sequence."""
+    found = candidates(
+        shape, gpus, per_node, seq=seq, precision=wanted.precision, optimizer=wanted.optimizer
+    )
+    return [one for one in found if seq % one.context == 0]
+
+
+def _lean(wanted: Layout, shape: Shape, gpus: int, per_node: int, seq: int) -> Iterator[Layout]:
+    for one in _like(wanted, shape, gpus, per_node, seq):
         most = 0 if one.data * one.context == 1 else 1 if one.pipeline > 1 else 3
-        lean = one.recompute == "full" and one.micro_batch == 1 and one.zero == most
-        if lean and seq % one.context == 0:
+        if one.recompute == "full" and one.micro_batch == 1 and one.zero == most:
             yield one
 
 
