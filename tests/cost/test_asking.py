@@ -218,6 +218,7 @@ BASE = {"config": "llama-3.2-1b", "tokens": "1B"}
         (BASE | {"pace": "0"}, "--pace"),
         (BASE | {"pace": "10M"}, "divide by the number of GPUs"),
         (BASE | {"date": "2019-01"}, "dates with figures go from"),
+        (BASE | {"date": "2999-01"}, r"no price is known yet: give one up to \d{4}-\d\d-\d\d"),
         (BASE | {"date": "tomorrow"}, "is no date"),
         (BASE | {"gpu": "m3-ultra"}, "or give --rent"),
         (BASE | {"gpu": "a100", "precision": "fp8"}, "plan with --precision bf16"),

@@ -234,13 +234,6 @@ def test_few_prices_have_a_range_and_two_a_middle() -> None:
     assert two.note.startswith("middle of 2 from 2026 to 2026-01") and " and http" in two.source
 
 
-def test_a_date_to_come_has_no_price() -> None:
-    with pytest.raises(CostError, match=r"2999-01 is to come, .*: give a date up to \d{4}-"):
-        SHIPPED.rent("h100", "2999-01")
-    this_month = figures.Day.today().strftime("%Y-%m")
-    assert SHIPPED.rent("h100", this_month) == SHIPPED.rent("h100")
-
-
 # ---- identities of the sources
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from benthic.cost.catalog.load import CostError
+from benthic.cost.catalog.load import Catalog, CostError
 from benthic.cost.network.read_shape import from_row, shape
 from benthic.cost.network.widths import from_numbers
+from benthic.cost.planner import plan as planner
 from benthic.cost.planner import plan_page
-from benthic.cost.planner.basis import Question, held
+from benthic.cost.planner.basis import Basis, Question, held
 from benthic.cost.planner.choose import TooFewSequences, fastest, usual_batch
 from benthic.cost.planner.plan import plan
 from benthic.cost.planner.published_batch import published_batch
@@ -100,11 +101,19 @@ def test_gpus_that_do_not_share_a_step_are_told_what_would_do() -> None:
     assert enough.gpus == 1 << 16
 
 
-def test_fewer_gpus_are_taken_where_nobody_named_how_many() -> None:
+def test_fewer_gpus_are_taken_where_nobody_named_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = replace(SMALL, gpus=None, layout=None, seq=131072, batch=2.0**19)
     found = held(asked, CATALOG, 1 << 15)
     assert 8 <= found.gpus < 1 << 15
+    tries = list[int]()
+
+    def counting(question: Question, catalog: Catalog, gpus: int) -> Basis:
+        tries.append(gpus)
+        return held(question, catalog, gpus)
+
+    monkeypatch.setattr(planner, "held", counting)
     one = plan(replace(asked, tokens=1e14), CATALOG)
+    assert len(tries) <= 3  # more would not share the step either
     assert one.gpus <= 1 << 15 and "come nearest to 30 days" in str(one.assumptions)
 
 

@@ -131,18 +131,13 @@ class Catalog:
         """The figure of `key`; where it has dated observations, those up to `date` (YYYY[-MM[-DD]],
         by default the newest) as one. Other keys have one row, whatever the date.
 
-        Such a summary is `figures.summary`. A date that is to come has no price yet.
+        Such a summary is `figures.summary`.
         """
         found = self._rows(self._canonical(key))
         if not found:
             raise CostError(f"no figure is called {quoted(key)}: {self._nearest_key(key)}")
         if not found[0].key.startswith(DATED):
             return found[0]
-        if date and days(date)[0] > Day.today():
-            raise CostError(
-                f"{date} is to come, so no {found[0].key} is known of it: give a date up to "
-                f"{Day.today()}"
-            )
         return summary(found, days(date)[1] if date else Day.max)
 
     def get(self, key: str) -> Figure | None:

@@ -81,7 +81,7 @@ def fastest(
     if not tried:
         raise TooFewSequences(
             f"steps of {plural(sequences, 'sequence')} of {plural(seq, 'token')} are too few for "
-            f"{plural(gpus, 'GPU')}: take fewer GPUs (--count), or {least * seq:,} tokens a step "
+            f"{plural(gpus, 'GPU')}: use fewer (--count), or {least * seq:,} tokens a step "
             "(--batch-tokens)"
         )
     too_large = 0

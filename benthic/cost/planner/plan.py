@@ -147,10 +147,14 @@ def plan(question: Question, catalog: Catalog) -> Plan:
 
 
 def rent_of(question: Question, catalog: Catalog, gpu: Gpu) -> Figure:
-    """US dollars a GPU-hour: the question's own, or the catalog's of its date."""
+    """US dollars a GPU-hour: the question's own, or the catalog's of its date, which is no later
+    than today."""
+    date, today = question.date, Day.today()
+    if date and figures.days(date)[0] > today:
+        raise CostError(f"--date is {date}, of which no price is known yet: give one up to {today}")
     if question.rent is None:
         try:
-            found = catalog.rent(gpu.name, question.date)
+            found = catalog.rent(gpu.name, date)
         except CostError as error:
             raise CostError(f"{error}, or give --rent") from None
         if found.low <= 0:
