@@ -390,8 +390,8 @@ def receipt_of(folder: RunFolder) -> Receipt | None:
     if not ledger_path().exists():
         return None
     with Ledger(ledger_path()) as ledger:
-        entries = ledger.entries(folder.path)
-    return build_receipt(entries, folder.manifest()["attempt"]) if entries else None
+        rows = list(ledger.query(run=str(folder.path)))
+    return build_receipt(rows[::-1], folder.manifest()["attempt"]) if rows else None
 
 
 def _shares(load: torch.Tensor) -> list[list[float]]:
