@@ -216,7 +216,7 @@ def samples_of(prompts: Sequence[Sequence[int]], rows: list[list[int]]) -> Sampl
         np.array([len(p) for p in prompts], dtype=np.int64),
         np.array([len(r) for r in rows], dtype=np.int64),
         np.zeros(tokens.shape, dtype=np.float32),
-        np.zeros((*tokens.shape, 2, 2), dtype=np.int16),
+        np.zeros((*tokens.shape, 2, 2), dtype=np.int32),
     )
 
 
