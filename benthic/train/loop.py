@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from benthic.model.transformer import LanguageModel
 from benthic.train import checkpoint, metrics
 from benthic.train.guard import Interrupted, StopSignal
@@ -87,15 +89,17 @@ def restore(
         return 0
     path = checkpoint.path_of(checkpoints, name, done[-1])
     state = checkpoint.load(path)
-    weights = {k.removeprefix("model."): v for k, v in state.tensors.items() if k[:6] == "model."}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(_under("model.", state.tensors))
         if optimizer is not None:
-            prefix = "optimizer."
-            kept = {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
+            kept = _under("optimizer.", state.tensors)
             optimizer.load_state_dict(kept, state.facts["optimizer_steps"])
     except (RuntimeError, KeyError) as error:
         raise checkpoint.CheckpointError(
             f"the checkpoint {path} does not fit this recipe's model: use --name for another run"
         ) from error
     return done[-1]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
