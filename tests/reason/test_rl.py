@@ -145,6 +145,18 @@ def test_ratios_move_with_the_weights(lively: LanguageModel) -> None:
     assert (ours - batch.old)[batch.answered].abs().max() > 0.01
 
 
+def test_the_update_replays_the_experts_of_the_sampler(lively: LanguageModel) -> None:
+    """Also where the trainer's router, left alone, would now choose others."""
+    rollout = roll_out(Engine(lively), TASK, BYTES, CONFIG, 0, 0, 0)
+    batch = to_batch(rollout.samples, torch.zeros(16), CPU)
+    for router in lively.routers:
+        router.e_score_correction_bias.copy_(torch.arange(8.0))  # the last two, for every token
+    with torch.no_grad():
+        _, routing = policy_log_probs(lively, batch)
+    assert torch.equal(routing.chosen(), batch.replay)
+    assert (batch.replay < 6).any()
+
+
 def test_an_update_favours_the_rewarded_answers(lively: LanguageModel) -> None:
     rollout = roll_out(Engine(lively), TASK, BYTES, CONFIG, 0, 0, 0)
     centred = (rollout.rewards - rollout.rewards.mean(1, keepdim=True)).flatten()
