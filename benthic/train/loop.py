@@ -1,4 +1,9 @@
-"""The loop that every training stage runs in: resume, step, record, save, stop when asked."""
+"""The loop that every training stage runs in: resume, step, record, save, stop when asked.
+
+Pretraining and reinforcement differ in `Stage.step` alone. Random numbers are functions of the step
+and the seed, so a checkpoint holds tensors and a count, and a run that was stopped or killed ends
+with the same bits as one that was not. All ranks step; the first writes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
