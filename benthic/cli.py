@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -156,9 +157,14 @@ def main() -> None:
 
     from benthic import cli_bill, cli_cost
 
+    words, behind = sys.argv[1:], []
+    if words[:1] == ["meter"]:
+        at = words.index("--") if "--" in words else len(words)
+        words, behind = words[:at], words[at + 1 :]  # the parser is not to read a command's options
+        cli_bill.refuse_unparted(words[1:], behind)
     app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     top: list[Any] = [run, chat, inspect, export, doctor]
-    top += [cli_cost.plan, cli_cost.thrift, cli_bill.meter]
+    top += [cli_cost.plan, cli_cost.thrift]
     bill: list[Any] = [
         cli_bill.report,
         cli_bill.show,
@@ -170,14 +176,10 @@ def main() -> None:
     for room, verbs in ((app, top), (money, bill)):
         for verb in verbs:
             room.command(verb)
+    app.command(name="meter")(partial(cli_bill.meter, behind))
     money.command(name="list")(cli_bill.list_rows)
     money.command(name="import")(cli_bill.bring)
     app.command(money, name="cost", help="What was spent, and what things cost.")
-    words = sys.argv[1:]
-    if words[:1] == ["meter"]:
-        at = words.index("--") if "--" in words else len(words)
-        cli_bill.refuse_unparted(words[1:at], words[at + 1 :])
-        words, cli_bill.command[:] = words[:at], words[at + 1 :]
     try:
         code = app.cli(
             prog="benthic",

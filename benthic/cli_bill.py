@@ -16,10 +16,6 @@ ROW = Annotated[Positional[str], arg(metavar="ID")]
 DOLLARS = Annotated[str, arg(metavar="DOLLARS")]
 WATTS = Annotated[float | None, arg(metavar="WATTS")]
 
-command: list[str] = []
-"""what stands behind `--`; the command line's parser sees only what stands before it"""
-
-
 _FLAGS = ("--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h")  # they take no value
 _VALUED = ("--purpose", "--project", "--name", "--device", "--count", "--price", "--watts")
 
@@ -55,6 +51,8 @@ def _an_hour(price: str) -> float | None:
 
 
 def meter(
+    command: Sequence[str],
+    /,
     purpose: TEXT = "",
     project: TEXT = "",
     name: TEXT = "",

@@ -1,4 +1,9 @@
-"""`benthic doctor`: what this machine can do, measured where it is quick, and what is missing."""
+"""`benthic doctor`: what this machine can do, measured where it is quick, and what is missing.
+
+One line each for the machine, memory, disk, products a second, experts' grouped products against
+their loop, GPU, text, energy counters and the ledger. The exit code is 1 where the laptop recipe
+could not run; what is merely optional is named with what it is for.
+"""
 
 import shutil
 import time

@@ -34,7 +34,7 @@ from benthic.evaluate.text import bits_per_byte, window_starts
 from benthic.folder import FolderError, RunFolder, machine, versions
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.reason import gate
-from benthic.reason.rl import rl_step
+from benthic.reason.rl import Environment, rl_step
 from benthic.session import Session, Unbilled
 from benthic.train import checkpoint, loop, metrics
 from benthic.train.optimizer import Optimizer
@@ -259,21 +259,18 @@ def _reason(session: Session, model: LanguageModel, task: Task, vocabulary: Voca
     muon = config.optimizer == "muon"
     optimizer = Optimizer(model, weight_decay=config.weight_decay, muon=muon)
     twin = copy.deepcopy(model).double() if config.precision == "fp64" else None
-    engine = Engine(twin or model, ends=vocabulary.ends)
+    environment = Environment(
+        sampler=Engine(twin or model, ends=vocabulary.ends),
+        task=task,
+        vocabulary=vocabulary,
+        config=config,
+        seed=recipe.seed,
+    )
     with session.billed("rl", "rl") as meter:
 
         def step(number: int) -> dict[str, Any]:
             result, figures, work = rl_step(
-                model,
-                optimizer,
-                twin,
-                engine,
-                task,
-                vocabulary,
-                config,
-                number,
-                recipe.seed,
-                session.ranks,
+                model, optimizer, environment, number, session.ranks, twin=twin
             )
             meter.add(tokens=work.tokens, flops=work.flops)
             row: dict[str, Any] = dict(figures)
@@ -390,8 +387,8 @@ def receipt_of(folder: RunFolder) -> Receipt | None:
     if not ledger_path().exists():
         return None
     with Ledger(ledger_path()) as ledger:
-        entries = ledger.entries(folder.path)
-    return build_receipt(entries, folder.manifest()["attempt"]) if entries else None
+        rows = list(ledger.query(run=str(folder.path)))
+    return build_receipt(rows[::-1], folder.manifest()["attempt"]) if rows else None
 
 
 def _shares(load: torch.Tensor) -> list[list[float]]:

@@ -1,4 +1,9 @@
-"""One process's part in one run, and the meter that each of its stages runs under."""
+"""One process's part in one run, and the meter that each of its stages runs under.
+
+A stage is one row of the ledger, at the price of the recipe, or of the metered shell that the run
+stands in. Of several ranks the first bills for all; the others' meter counts nothing. A spent hard
+budget refuses the stage before it begins.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benthic.cost.bill import bill as room
 from benthic.cost.bill.bill import draw_up, moment, rounded, totals_reference
+from benthic.cost.bill.headline import ended_attempts
 from benthic.cost.bill.page import story
 from benthic.cost.bill.report import card, show, to_dict
 from benthic.cost.bill.spread import weigh
@@ -175,8 +176,8 @@ def test_an_attempt_that_was_thrown_away_is_no_headline(ledger: Ledger) -> None:
     assert bill.headline.hours == pytest.approx(10 + 90 + 10)
     assert bill.steps["failed"].hours == pytest.approx(100 + 10)
     ended = {("pretrain", "/r/x", "second"), ("pretrain", "/r/y", "first")}
-    assert room.ended_attempts(ledger) == ended
-    assert room.ended_attempts(ledger, ["/r/x"]) == {("pretrain", "/r/x", "second")}
+    assert ended_attempts(ledger) == ended
+    assert ended_attempts(ledger, ["/r/x"]) == {("pretrain", "/r/x", "second")}
 
 
 def test_the_largest_runs_by_the_owners_rate(ledger: Ledger, tmp_path: Path) -> None:

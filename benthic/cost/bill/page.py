@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 
 from benthic.cost.bill import detail as bill_detail
 from benthic.cost.bill.bill import (
-    FINAL,
-    LOST,
     Amount,
     Bill,
     Run,
@@ -18,6 +16,7 @@ from benthic.cost.bill.bill import (
     purpose_name,
     rounded,
 )
+from benthic.cost.bill.headline import FINAL, LOST
 from benthic.cost.bill.words import (
     Write,
     blank,

@@ -26,7 +26,7 @@ PERIOD = timedelta(days=92)  # observations so close to the newest one speak of 
 _FEW = 3  # observations; of fewer, those of a second PERIOD before have a say, too
 LARGEST = 1_000_000  # bytes of a file; the largest shipped one has a tenth of it
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _CURRENCY = re.compile(
@@ -253,7 +253,7 @@ def wrong_unit(unit: str, kind: str) -> str:
 
 
 def _number(text: str, key: str, unit: str, where: str) -> float:
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         raise CostError(
             f"{where}: {key[:60]} is {quoted(text)}, no number: write digits and a point, without "
             "separators or unit"
