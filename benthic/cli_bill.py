@@ -13,6 +13,7 @@ CHANGES = Annotated[
 ]
 SOURCE = Annotated[Positional[Path], arg(metavar="PATH")]
 ROW = Annotated[Positional[str], arg(metavar="ID")]
+MAYBE_ROW = Annotated[Positional[str], arg(metavar="[ID]")]
 DOLLARS = Annotated[str, arg(metavar="DOLLARS")]
 WATTS = Annotated[float | None, arg(metavar="WATTS")]
 
@@ -152,18 +153,53 @@ def show(row: ROW, /, json: bool = False) -> int:
     return show_one(row, json=json)
 
 
-def amend(row: ROW, /, changes: CHANGES = (), reason: TEXT = "", author: TEXT = "") -> int:
-    """Put a row right; the old figure stays in the ledger.
+def amend(
+    row: MAYBE_ROW = "",
+    /,
+    changes: CHANGES = (),
+    reason: TEXT = "",
+    author: TEXT = "",
+    since: TEXT = "",
+    until: TEXT = "",
+    project: TEXT = "",
+    purpose: TEXT = "",
+    user: TEXT = "",
+    status: TEXT = "",
+    source: TEXT = "",
+    name: TEXT = "",
+) -> int:
+    """Put a row right, or all that filters choose; the old figures stay in the ledger.
 
     Args:
-        row: the first characters of its id
+        row: the first characters of its id; left out where filters choose the rows
         changes: a field and its value, like purpose=ablation; may be given several times
         reason: why, which is kept
         author: who; the user if not given
+        since: rows from a date on, or from how long ago, like 30d
+        until: rows before a date
+        project: rows of this project
+        purpose: rows of this purpose
+        user: rows of this user
+        status: rows that are done, interrupted or failed
+        source: rows that were recorded by this, like meter or import:sacct
+        name: rows of this name
     """
-    from benthic.cost.bill.rows import amend as write
+    from benthic.cost.bill.amending import amend as write
 
-    return write(row, changes, reason=reason, author=author)
+    return write(
+        row,
+        changes,
+        reason=reason,
+        author=author,
+        since=since or None,
+        until=until or None,
+        project=project or None,
+        purpose=purpose or None,
+        user=user or None,
+        status=status or None,
+        source=source or None,
+        name=name or None,
+    )
 
 
 def budget(

@@ -3,8 +3,8 @@
 Each row of the tables `metrics` and `system_metrics` bears a run and a time, and those are signs of
 life: no row says when a run began or ended, or how, unless the run logged run/status itself. System
 metrics tell how many GPUs there were, how busy, and the joules that their counters saw; what they
-are called Trackio does not say, so give --device. The project is the name of the file. Runs are told
-apart by run_id where there is one, else by name; JSON may stand as text or as bytes.
+are called Trackio does not say, so give --device. The project is the name of the file. Runs are
+told apart by run_id where there is one, else by name; JSON may stand as text or as bytes.
 """
 
 import json

@@ -36,6 +36,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 AMENDABLE = (
     *("purpose", "project", "name", "user", "note"),
     *("price_per_hour", "count", "device", "seconds"),
+    *("status", "attempt", "seconds_productive"),
 )
 KEYS = (  # in the order of the ledger's covering index
     *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
@@ -359,11 +360,13 @@ def amended_value(name: str, value: str | int | float) -> str | int | float:
         return int(count)
     if name == "price_per_hour":
         return check_price(_number(name, value))
-    if name == "seconds":
+    if name in ("seconds", "seconds_productive"):
         return _check(name, _number(name, value), high=_MAX_SECONDS, what="seconds")
     text = clean(str(value))
-    if name == "device" and not text.strip():
-        raise ValueError("device is empty: name one")
+    if name == "status" and text not in STATUSES[1:]:
+        raise ValueError(f"status is '{value}': choose one of {', '.join(STATUSES[1:])}")
+    if name in ("device", "attempt") and not text.strip():
+        raise ValueError(f"{name} is empty: name one")
     return text
 
 

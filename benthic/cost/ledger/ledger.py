@@ -290,20 +290,20 @@ class Ledger:
 
         ValueError where field, value or reason cannot be; LedgerError where there is no such row.
         """
-        self.amend_all(entry_id, [(field, value)], reason=reason, author=author)
+        self.amend_all([entry_id], [(field, value)], reason=reason, author=author)
 
     def amend_all(
         self,
-        entry_id: str,
+        entry_ids: Iterable[str],
         changes: Iterable[tuple[str, str | int | float]],
         *,
         reason: str,
         author: str = "",
     ) -> None:
-        """Put several fields of a row right, all or none; raises as `amend` does."""
+        """Put several fields of several rows right, all or none; raises as `amend` does."""
         with self._in_words():
             records.amend(
-                self._connection, entry_id, changes, reason=reason, author=author or _user()
+                self._connection, entry_ids, changes, reason=reason, author=author or _user()
             )
 
     def amendments(self, entry_id: str | None = None) -> list[Amendment]:
