@@ -211,7 +211,7 @@ def test_filters_choose_the_rows_to_amend(path: Path, capsys: pytest.CaptureFixt
     assert amend("", changes, reason="so", project="p1", status="done", ledger=path) == 0
     told = out(capsys)
     assert "2 rows: purpose pretrain (final), price_per_hour 3.0" in told
-    assert "together they count $6.00, before $4.00" in told
+    assert "together they count $6.00,\nbefore $4.00" in told
     with Ledger(path) as ledger:
         rows = {row.id: (row.purpose, row.price_per_hour) for row in ledger.query(project="p1")}
         assert rows == dict.fromkeys(map(external_id, "13"), ("pretrain", 3.0))

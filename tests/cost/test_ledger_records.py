@@ -107,7 +107,6 @@ def test_an_amendment_stands_beside_the_row(ledger: Ledger) -> None:
         ("count", "2.5", "count is 2.5: give whole devices"),
         ("count", 10**400, "give a number"),
         ("device", " ", "device is empty"),
-        ("attempt", " ", "attempt is empty"),
         ("status", "running", "status is 'running': choose one of done, interrupted, failed"),
         ("seconds_productive", -1, "seconds_productive is -1"),
     ],

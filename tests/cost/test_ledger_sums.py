@@ -249,7 +249,6 @@ AMENDED = st.lists(
             st.tuples(st.just("seconds"), WHOLE),
             st.tuples(st.just("seconds_productive"), WHOLE),
             st.tuples(st.just("status"), st.sampled_from(STATUSES[1:])),
-            st.tuples(st.just("attempt"), st.sampled_from(["a", "b"])),
         ),
     ),
     max_size=8,

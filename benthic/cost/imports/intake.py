@@ -162,7 +162,7 @@ class Intake:
         said["purpose"] = outcome(purpose, terms.purpose and purpose_named(terms.purpose))
         return Entry(
             run=f"{self.kind}:{clip(record.run, 200)}",
-            attempt=external,
+            attempt=self._external(record.attempt) if record.attempt else external,
             stage="import",
             purpose=purpose or self._purpose_else(),
             device=known or clip(device, 80) or ("CPU" if bare else "unknown"),
@@ -178,6 +178,7 @@ class Intake:
             command=clip(masking.mask_text(record.command[: masking.LONGEST]), 1000),
             note="; ".join(filter(None, notes)),
             seconds=record.seconds,
+            seconds_productive=record.kept,
             joules=record.joules,
             energy_source=record.energy_source,
             gpus=float(count) if not bare and (known or record.count) else 0.0,

@@ -36,7 +36,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 AMENDABLE = (
     *("purpose", "project", "name", "user", "note"),
     *("price_per_hour", "count", "device", "seconds"),
-    *("status", "attempt", "seconds_productive"),
+    *("status", "seconds_productive"),
 )
 KEYS = (  # in the order of the ledger's covering index
     *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
@@ -365,8 +365,8 @@ def amended_value(name: str, value: str | int | float) -> str | int | float:
     text = clean(str(value))
     if name == "status" and text not in STATUSES[1:]:
         raise ValueError(f"status is '{value}': choose one of {', '.join(STATUSES[1:])}")
-    if name in ("device", "attempt") and not text.strip():
-        raise ValueError(f"{name} is empty: name one")
+    if name == "device" and not text.strip():
+        raise ValueError("device is empty: name one")
     return text
 
 

@@ -26,7 +26,7 @@ from benthic.cost.ledger.entries import (
 )
 from benthic.cost.ledger.schema import LedgerError, transaction
 
-_OF_CLOSED = {"seconds", "status", "attempt", "seconds_productive"}
+_OF_CLOSED = {"seconds", "status", "seconds_productive"}
 _IMPORTED = re.compile(r"[a-z]+:(?!/)")  # wandb:3fk2
 
 
