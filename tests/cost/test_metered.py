@@ -477,6 +477,47 @@ def test_a_ledger_lost_at_the_end(private_ledger: Path) -> None:
         ledger.close_orphans(Path(span().run))
     heart.end("done")
     assert len(said) == 1 and f"row {heart.id}: done after" in said[0] and "has no open" in said[0]
+    with Ledger(private_ledger) as ledger:
+        ledger.close_stale()
+        found = ledger.find(heart.id)
+    assert found.status == "done" and found.seconds_kept == found.seconds > found.seconds_recorded
+
+
+def test_a_ledger_locked_at_the_end(private_ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is no part of the bill, and the outcome comes in with the next who asks."""
+    monkeypatch.setattr(Ledger.__init__, "__kwdefaults__", {"timeout": 0.4})
+    said: list[str] = []
+    heart = Heart(private_ledger, Gauge(machine(), with_self=True), interval=0.05, say=said.append)
+    with Ledger(private_ledger) as ledger:
+        heart.begin(ledger, span())
+    heart.start()
+    other = sqlite3.connect(private_ledger, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    seconds = heart.seconds
+    usage = heart.end("done", exit_code=0, note="why")
+    over = time.time()
+    assert usage is not None and seconds <= usage.seconds < seconds + 0.3 < heart.seconds
+    (file,) = private_ledger.with_name(f"{private_ledger.name}.pending").iterdir()
+    assert str(file) in said[-1] and "is locked by another process" in said[-1]
+    assert row(private_ledger).status == "running"
+    other.execute("ROLLBACK")
+    other.close()
+    with Ledger(private_ledger) as ledger:
+        assert ledger.close_stale() == 0
+    found = row(private_ledger)
+    assert (found.status, found.exit_code, found.note) == ("done", 0, "why")
+    assert found.seconds == found.seconds_kept == usage.seconds
+    assert found.ended is not None and found.ended < over and not file.parent.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": "x", "usage": {}, "status": "running"}'])
+def test_what_waits_and_cannot_be_read_stays(text: str, private_ledger: Path) -> None:
+    folder = private_ledger.with_name(f"{private_ledger.name}.pending")
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(text)
+    with Ledger(private_ledger) as ledger:
+        assert ledger.close_stale() == 0
+    assert (folder / "a.json").exists()
 
 
 def test_counts_that_are_none_are_left_out(private_ledger: Path) -> None:

@@ -42,6 +42,7 @@ from benthic.cost.ledger.entries import (
     purpose_named,
     read_as,
 )
+from benthic.cost.ledger.pending import take_in
 from benthic.cost.ledger.processes import identity, is_gone
 from benthic.cost.ledger.schema import (
     ELSEWHERE,
@@ -148,13 +149,17 @@ class Ledger:
         *,
         exit_code: int | None = None,
         note: str | None = None,
+        at: float | None = None,
     ) -> None:
-        """Close the open row for good with its last figures; a `note` replaces the row's own."""
+        """Close the open row for good with its last figures; a `note` replaces the row's own.
+
+        `at`: the unix time of the end; now if not given.
+        """
         change = (
             ", ended = MAX(started, :now), status = :status, exit_code = :exit_code, "
             "note = COALESCE(:note, note)"
         )
-        more = {"status": status, "exit_code": exit_code}
+        more = {"status": status, "exit_code": exit_code, "now": time.time() if at is None else at}
         self._write(entry_id, usage, change, **more, note=None if note is None else clean(note))
 
     def close_orphans(self, run: Path) -> int:
@@ -163,6 +168,7 @@ class Ledger:
         For a caller that holds the run's lock: whoever wrote those rows is dead. What no checkpoint
         had marked as productive is lost.
         """
+        take_in(self)
         with self._in_words():
             cursor = self._connection.execute(
                 f"UPDATE entries SET {_ORPHANED} WHERE run = :run AND ended IS NULL",
@@ -181,6 +187,7 @@ class Ledger:
         """
         if self.read_only:
             return 0
+        take_in(self)
         now = time.time() if now is None else now
         here, closed = socket.gethostname(), 0
         with self._in_words():
@@ -346,7 +353,7 @@ class Ledger:
         return row[0] if row else None
 
     def _write(self, entry_id: str, usage: Usage, change: str, **values: Any) -> None:
-        values |= vars(usage) | {"id": entry_id, "now": time.time()}
+        values = vars(usage) | {"id": entry_id, "now": time.time()} | values
         with self._in_words():
             cursor = self._connection.execute(
                 f"UPDATE entries SET {_USAGE}, heartbeat = MAX(started, :now){change} "
