@@ -21,7 +21,9 @@ command: list[str] = []
 """what stands behind `--`; the command line's parser sees only what stands before it"""
 
 
-_FLAGS = ("--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h")  # they take no value
+_FLAGS = (  # they take no value
+    *("--resumed", "--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h"),
+)
 _VALUED = ("--purpose", "--project", "--name", "--device", "--count", "--price", "--watts")
 
 
@@ -43,18 +45,6 @@ def refuse_unparted(words: Sequence[str], rest: Sequence[str]) -> None:
         raise SystemExit(unparted(words[:at], [*words[at:], *rest]))
 
 
-def _an_hour(price: str) -> float | None:
-    """US dollars; none where nothing is given. ValueError."""
-    if not price:
-        return None
-    try:
-        return float(price.strip().removeprefix("$"))
-    except ValueError:
-        raise ValueError(
-            f"--price is {price[:40]!r}: give US dollars an hour of one device, like 2.10"
-        ) from None
-
-
 def meter(
     purpose: TEXT = "",
     project: TEXT = "",
@@ -64,6 +54,7 @@ def meter(
     price: DOLLARS = "",
     watts: WATTS = None,
     heartbeat: float = 5.0,
+    resumed: bool = False,
     budget_stop: bool = False,
     wait: bool = False,
     anyway: bool = False,
@@ -81,6 +72,8 @@ def meter(
         price: US dollars an hour of one device; the catalog's if not given
         watts: of one device, where no counter can be read
         heartbeat: seconds between updates of the bill
+        resumed: it goes on with the last try of that name in this folder, whose time counts as kept
+            once this ends well
         budget_stop: end the work when a budget of its purpose or project is spent
         wait: bill until everything that the command started has ended
         anyway: start where a hard budget is spent, or unbilled where no ledger can be written
@@ -95,9 +88,10 @@ def meter(
         name=name,
         device=device,
         count=count,
-        price=_an_hour(price),
+        price=price,
         watts=watts,
         heartbeat=heartbeat,
+        resumed=resumed,
         budget_stop=budget_stop,
         wait=wait,
         anyway=anyway,
@@ -308,12 +302,13 @@ def bring(
         json: print data
     """
     from benthic.cost.imports.command import bring as read
+    from benthic.cost.metering.held import an_hour
 
     return read(
         path,
         as_json=json,
         kind=kind,
-        price=_an_hour(price),
+        price=an_hour(price),
         device=device or None,
         count=count,
         project=project,

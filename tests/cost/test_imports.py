@@ -322,7 +322,11 @@ def test_hours_that_clocks_skip_or_pass_twice(tmp_path: Path) -> None:
         ("run,started,hours,price", "a,2025-03-17,1,\u20ac2", "two currencies do not add"),
         ("run,started,hours,price_eur", "a,2025-03-17,1,2", "two currencies do not add"),
         ("run,started,hours,currency", "a,2025-03-17,1,CNY", "is in CNY: two currencies"),
-        ("run,started,hours,purpose", "a,2025-03-17,1,fun", "'fun' is no purpose: choose one of"),
+        (
+            "run,started,hours,purpose",
+            "a,2025-03-17,1,fun",
+            "purpose is 'fun': choose one of",
+        ),
         ("run,started,hours,status", "a,2025-03-17,1,odd", "'odd' is no status"),
         ("run,started,hours", "a,2025-03-17,1,extra", "row 2 has 4 cells for 3 columns"),
         ("run,started,hours", "a\0,2025-03-17,1", "is no text in row 2"),

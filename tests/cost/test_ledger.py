@@ -246,7 +246,7 @@ def test_the_path_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"purpose": "fun"}, "purpose is 'fun': choose one of pretrain, rl"),
+        ({"purpose": "fun"}, "purpose is 'fun': choose one of final, rl"),
         ({"count": 0}, "count is 0"),
         ({"price_per_hour": float("nan")}, "price_per_hour is nan"),
         ({"price_per_hour": -1.0}, "price_per_hour is -1.0"),

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benthic.cost.ledger.entries import COLUMNS
+from benthic.cost.ledger.entries import COLUMNS, Budget
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, external_id
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.ledger.schema import MIGRATIONS
 
 
@@ -311,3 +312,9 @@ def test_an_older_ledger_that_may_only_be_read(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(LedgerError, match="is older than this Benthic and cannot be written: copy"):
         Ledger(path)
+
+
+def test_purposes_are_named_one_way() -> None:
+    assert purpose_named("final") == "pretrain" and purpose_named(" RL ") == "rl"
+    with pytest.raises(ValueError, match="'ablaton': did you mean ablation"):
+        Budget(scope="purpose", key="ablaton", dollars=5.0)

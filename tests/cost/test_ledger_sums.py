@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.ledger import sums as ledger_sums
-from benthic.cost.ledger.entries import AMENDABLE, PURPOSES, STATUSES, Billed, Group, amended_value
+from benthic.cost.ledger.entries import AMENDABLE, STATUSES, Billed, Group, amended_value
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, Usage, external_id
+from benthic.cost.ledger.purposes import PURPOSES
 from benthic.cost.ledger.sums import BY
 from benthic.cost.ledger.sums_reference import billed_reference, groups_reference
 

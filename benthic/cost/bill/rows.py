@@ -29,9 +29,9 @@ from benthic.cost.ledger.entries import (
     Billed,
     Budget,
     Scope,
-    purpose_named,
 )
 from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.network.units import money
 from benthic.cost.page import say, share
 from benthic.svg import visible

@@ -24,12 +24,10 @@ from benthic.cost.imports.terms import DAY, NO_GPU, TAKEN, Terms, Uses, outcome
 from benthic.cost.ledger.entries import (
     MAX_COUNT,
     MAX_PRICE,
-    PURPOSES,
     Entry,
-    Purpose,
     external_id,
-    purpose_named,
 )
+from benthic.cost.ledger.purposes import PURPOSES, Purpose, purpose_named
 from benthic.cost.metering import masking
 
 EARLIEST = 631_152_000.0  # 1990-01-01, before any run that a tool here has recorded
@@ -266,13 +264,7 @@ class Intake:
         """What the file says, by a column or a tag."""
         word = record.purpose.strip().lower()
         if word:
-            try:
-                return purpose_named(_PURPOSES.get(word, word))
-            except ValueError:
-                raise RecordError(
-                    f"{record.where}: '{clip(word, 60)}' is no purpose: choose one of "
-                    f"{', '.join(PURPOSES)}"
-                ) from None
+            return purpose_named(_PURPOSES.get(word, word))
         for tag in record.tags:
             word = tag.strip().lower()
             if (word := _PURPOSES.get(word, word)) in PURPOSES:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 
 from benthic.cost.imports.record import RecordError, counted, within
-from benthic.cost.ledger.entries import MAX_COUNT, MAX_PRICE, purpose_named
+from benthic.cost.ledger.entries import MAX_COUNT, MAX_PRICE
+from benthic.cost.ledger.purposes import purpose_named
 
 DAY = 86400.0
 TAKEN, OTHER, SAME, NO_GPU = "taken", "other", "same", "no GPU"

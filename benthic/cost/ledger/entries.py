@@ -15,20 +15,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
-Purpose = Literal[
-    "pretrain",  # the final run
-    "rl",
-    "evaluation",
-    "data",
-    "chat",
-    "context",
-    "post-train",
-    "ablation",
-    "serving",
-    "idle",
-    "other",
-]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+from benthic.cost.ledger.purposes import Purpose, purpose_named
+
 Status = Literal["running", "done", "interrupted", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 Scope = Literal["purpose", "project"]
@@ -316,14 +304,6 @@ class Filters(TypedDict, total=False):
     statuses: list[str] | None
     runs: list[str] | None
     """as they are stored"""
-
-
-def purpose_named(word: str) -> Purpose:
-    """The purpose of that name; "final" is "pretrain". ValueError names the choices."""
-    for purpose in PURPOSES:
-        if purpose == ("pretrain" if word == "final" else word):
-            return purpose
-    raise ValueError(f"purpose is '{word}': choose one of {', '.join(PURPOSES)}")
 
 
 def label(name: str, run: str) -> str:

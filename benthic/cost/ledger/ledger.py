@@ -20,10 +20,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from benthic.cost.ledger import records
+from benthic.cost.ledger import records, stale
 from benthic.cost.ledger.entries import (
     COLUMNS,
-    PURPOSES,
     USAGE_COLUMNS,
     Amendment,
     Billed,
@@ -31,7 +30,6 @@ from benthic.cost.ledger.entries import (
     Entry,
     Filters,
     Group,
-    Purpose,
     Scope,
     Span,
     Status,
@@ -39,11 +37,11 @@ from benthic.cost.ledger.entries import (
     check_price,
     clean,
     external_id,
-    purpose_named,
     read_as,
 )
 from benthic.cost.ledger.pending import take_in
-from benthic.cost.ledger.processes import identity, is_gone
+from benthic.cost.ledger.processes import identity
+from benthic.cost.ledger.purposes import PURPOSES, Purpose, purpose_named
 from benthic.cost.ledger.schema import (
     ELSEWHERE,
     LedgerError,
@@ -61,12 +59,6 @@ __all__ += ["external_id", "ledger_path", "purpose_named"]
 _USAGE = ", ".join(f"{name} = :{name}" for name in USAGE_COLUMNS)
 _NAMES = ", ".join(COLUMNS)
 _VALUES = ", ".join(f":{name}" for name in COLUMNS)
-_DAY = 86_400.0
-_ORPHANED = (
-    "ended = heartbeat, status = 'interrupted', "
-    "seconds_productive = COALESCE(seconds_productive, 0), "
-    "note = CASE WHEN :note = '' OR note = '' THEN note || :note ELSE note || '; ' || :note END"
-)
 
 
 def ledger_path() -> Path:
@@ -170,13 +162,9 @@ class Ledger:
         """
         take_in(self)
         with self._in_words():
-            cursor = self._connection.execute(
-                f"UPDATE entries SET {_ORPHANED} WHERE run = :run AND ended IS NULL",
-                {"run": _absolute(run), "note": ""},
-            )
-        return cursor.rowcount
+            return stale.close_orphans(self._connection, _absolute(run))
 
-    def close_stale(self, now: float | None = None, *, after: float = _DAY) -> int:
+    def close_stale(self, now: float | None = None, *, after: float = stale.DAY) -> int:
         """Close open rows whose writer is gone, at their last heartbeat; return how many.
 
         On this host the process is looked up, with its start time, for ids are used again. Of
@@ -188,29 +176,8 @@ class Ledger:
         if self.read_only:
             return 0
         take_in(self)
-        now = time.time() if now is None else now
-        here, closed = socket.gethostname(), 0
         with self._in_words():
-            rows = self._connection.execute(
-                "SELECT id, pid, host, process, heartbeat FROM entries WHERE ended IS NULL"
-            ).fetchall()
-        for entry_id, pid, host, process, heartbeat in rows:
-            gone = is_gone(pid, process, heartbeat) if host == here else None
-            if gone:
-                note = f"its process {pid} is gone"
-            elif gone is None and now - heartbeat > after:
-                note = (
-                    f"no heartbeat from {host or 'its host'} for {(now - heartbeat) / 3600:.0f} h"
-                )
-            else:
-                continue
-            with self._in_words():  # a heartbeat meanwhile shows that it lives
-                closed += self._connection.execute(
-                    f"UPDATE entries SET {_ORPHANED} "
-                    "WHERE id = :id AND ended IS NULL AND heartbeat = :heartbeat",
-                    {"id": entry_id, "heartbeat": heartbeat, "note": note},
-                ).rowcount
-        return closed
+            return stale.close_stale(self._connection, now, after)
 
     def entries(self, run: Path) -> list[Entry]:
         """All rows of `run` as they were recorded, in the order they started."""
@@ -218,6 +185,14 @@ class Ledger:
             rows = self._connection.execute(
                 f"SELECT {_NAMES} FROM entries WHERE run = ? ORDER BY started, rowid",
                 (_absolute(run),),
+            ).fetchall()
+        return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
+
+    def open_rows(self) -> list[Entry]:
+        """All rows that are not closed, as they were recorded."""
+        with self._in_words():
+            rows = self._connection.execute(
+                f"SELECT {_NAMES} FROM entries WHERE ended IS NULL ORDER BY started"
             ).fetchall()
         return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 

@@ -22,8 +22,8 @@ from benthic.cost.ledger.entries import (
     Scope,
     amended_value,
     clean,
-    purpose_named,
 )
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.ledger.schema import LedgerError, transaction
 
 _OF_CLOSED = {"seconds", "status", "seconds_productive"}

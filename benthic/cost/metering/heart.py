@@ -31,6 +31,7 @@ _FIRST = 0.25
 _PATIENCE = 10.0
 _LOOK = 60.0
 """seconds between two readings of the counters, at most"""
+_OFTEN = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -129,13 +130,16 @@ class Heart:
         interval: float,
         say: Callable[[str], None] = _log.warning,
         each: Callable[[Ledger], None] | None = None,
+        often: Callable[[], None] | None = None,
     ) -> None:
-        """`each` is called in the thread after every heartbeat; `say` tells the user."""
+        """In the thread `each` is called after every heartbeat, and `often` at least each second;
+        `say` tells the user."""
         self._path = ledger
         self._gauge = gauge
         self._interval = interval_of(interval)
         self._say = say
         self._each = each
+        self._often = often
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._reading = threading.Lock()
@@ -231,6 +235,8 @@ class Heart:
                 ledger.beat(self.id, usage)
                 if self._each:
                     self._each(ledger)
+                if self._often:
+                    self._often()
             except Exception as failure:  # whatever it is, the work goes on
                 if not warned and not self._stop.is_set():
                     self._say(f"the work goes on, its bill is kept in memory: {failure}")
@@ -243,12 +249,14 @@ class Heart:
 
     def _stopped_within(self, seconds: float) -> bool:
         """Whether the end comes in that time; counters are read meanwhile."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > _LOOK:
-            if self._stop.wait(_LOOK):
+        until, look = time.monotonic() + seconds, _OFTEN if self._often else _LOOK
+        while (left := until - time.monotonic()) > look:
+            if self._stop.wait(look):
                 return True
             with self._reading:
                 self._gauge.look()
+            if self._often:
+                self._often()
         return self._stop.wait(max(0.0, left))
 
 
