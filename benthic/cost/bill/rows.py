@@ -33,7 +33,7 @@ from benthic.cost.ledger.entries import (
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.network.units import money
-from benthic.cost.page import say, share
+from benthic.cost.page import say, share, terminal
 from benthic.svg import visible
 
 SHOWN = 20
@@ -201,7 +201,6 @@ def row_label(row: Billed) -> str:
 
 
 def _print_rows(rows: Sequence[Billed]) -> None:
-    import rich.console
     from rich.table import Table
     from rich.text import Text
 
@@ -220,7 +219,7 @@ def _print_rows(rows: Sequence[Billed]) -> None:
         )
         for row in rows
     ]
-    width = rich.console.Console().width
+    width = terminal().width
     others = [i for i, name in enumerate(columns) if name != "name"]
     taken = sum(max(len(row[i]) for row in (columns, *cells)) for i in others) + len(others)
     room = max(NAME, width - taken)  # a narrow terminal breaks lines, and loses no money
@@ -235,13 +234,12 @@ def _print_rows(rows: Sequence[Billed]) -> None:
         )
     for row in cells:
         table.add_row(*map(Text, row))
-    rich.console.Console(highlight=False, width=max(width, taken + room)).print(table)
+    terminal(max(width, taken + room)).print(table)
     amended = " * amended." if any(row.amended for row in rows) else ""
     say(f"{len(rows):,} {row_word(len(rows))}, {write(total)}; hours of devices.{amended}")
 
 
 def _print_pairs(row: Billed, outer: str) -> None:
-    import rich.console
     from rich.table import Table
     from rich.text import Text
 
@@ -284,11 +282,10 @@ def _print_pairs(row: Billed, outer: str) -> None:
     for name, value in pairs:
         if value:
             table.add_row(name, Text(visible(value)))
-    rich.console.Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _print_budgets(standings: Sequence[Standing]) -> None:
-    import rich.console
     from rich.table import Table
     from rich.text import Text
 
@@ -308,7 +305,7 @@ def _print_budgets(standings: Sequence[Standing]) -> None:
             _forecast(found, write),
             "refused" if found.budget.hard else "a warning",
         )
-    rich.console.Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _forecast(found: Standing, write: Write) -> str:
