@@ -6,6 +6,7 @@ import pytest
 
 from benthic.cost.bill.bill import draw_up
 from benthic.cost.imports import Found, RecordError, read
+from benthic.cost.imports.command import bring
 from benthic.cost.ledger.ledger import Entry, Ledger
 
 SACCT = (
@@ -86,7 +87,7 @@ def test_slurm_jobs_keep_what_they_say(tmp_path: Path) -> None:
         ("CPU", 1, 0, "moe"),
         ("H100-SXM", 2, 2, "moe"),
     ]
-    assert found.given[0] == (
+    assert found.given()[0] == (
         "--device h100 was used for 1 row; 1 row says otherwise, which stands; 1 row held no GPU."
     )
     assert found.assumed[0].startswith("1 row held no GPU and counts 0 dollars")
@@ -143,6 +144,15 @@ def test_a_slice_of_a_gpu_has_not_the_price_of_the_whole(tmp_path: Path, gpu: st
     assert (entry.device, entry.price_per_hour) == (gpu, 0)
 
 
+def test_the_same_job_by_unix_times_is_no_other(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    for start in ("2025-03-17T10:00:00", "1742205600"):
+        path = slurm(tmp_path, job("7").replace("2025-03-17T10:00:00", start, 1))
+        bring(path, ledger=ledger, timezone="UTC")
+    with Ledger(ledger) as opened:
+        assert [row.run for row in opened.query()] == ["sacct:7"]
+
+
 def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
     again = job("7", state="REQUEUED").replace("T10:", "T08:").replace("T11:", "T09:")
     found = read(slurm(tmp_path, again, job("7"), job("7")), timezone="UTC")
@@ -158,6 +168,9 @@ def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
             "JobID|State|Start|ElapsedRaw\n1|COMPLETED|2025-03-17T10:00:00|5\n",
             "no column AllocTRES",
         ),
+        ("JobID|JobName|State|ExitCode\n1|a|COMPLETED|0:0\n", "no column Start and no Elapsed"),
+        ("100|al|gpu|COMPLETED|0:0\n101|al|gpu|FAILED|1:0\n", "is without names of columns: wri"),
+        ('{"jobs": [], "meta": {}, "errors": []}', "is sacct's JSON, which is not read: write it"),
         ("JobID           JobName  Partition\n------- ----- ----\n", "--parsable2"),
         (SACCT + job(seconds="soon"), "is no duration"),
         (SACCT + job("").lstrip(), "has no JobID"),

@@ -232,7 +232,7 @@ def test_a_path_that_cannot_be_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerError, match=r"folder of the ledger .* cannot be made"):
         Ledger(tmp_path / "file" / "ledger.sqlite")
-    with pytest.raises(LedgerError, match="cannot be opened"):
+    with pytest.raises(LedgerError, match="is a folder: name a file in it"):
         Ledger(tmp_path)
 
 

@@ -14,7 +14,7 @@ from benthic.cost.bill.bill import moment
 from benthic.cost.bill.rows import ID, row_label, told
 from benthic.cost.bill.words import dollars, row_word, short
 from benthic.cost.catalog.load import CostError
-from benthic.cost.ledger.entries import AMENDABLE, Billed
+from benthic.cost.ledger.entries import AMENDABLE, Billed, Filters
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.page import say
 
@@ -44,7 +44,7 @@ def amend(
     if not pairs:
         raise CostError(f"nothing to amend: give --set FIELD=VALUE, of {', '.join(AMENDABLE)}.")
     now = time.time()
-    filters = {
+    filters: Filters = {
         "since": moment(since, now),
         "until": moment(until, now),
         "project": project,
@@ -63,7 +63,7 @@ def amend(
         )
     with Ledger(ledger or ledger_path()) as opened:
         opened.close_stale()
-        before = [opened.find(prefix)] if prefix else list(opened.query(**filters))  # type: ignore[arg-type]
+        before = [opened.find(prefix)] if prefix else list(opened.query(**filters))
         if not before:
             raise CostError("no row passes these filters: 'benthic cost list' shows what there is.")
         ids = [row.id for row in before]

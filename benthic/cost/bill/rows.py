@@ -25,6 +25,7 @@ from benthic.cost.bill.words import (
 )
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.entries import (
+    SCOPES,
     STATUSES,
     Billed,
     Budget,
@@ -159,7 +160,8 @@ def standing(ledger: Ledger, found: Budget, now: float | None = None) -> Standin
     """What is spent of a budget, and how fast."""
     now = time.time() if now is None else now
     spent = ledger.spent(found.scope, found.key)
-    recent = ledger.groups((), **{found.scope: found.key, "since": now - MONTH})  # type: ignore[arg-type]
+    purpose, project = (found.key if found.scope == scope else None for scope in SCOPES)
+    recent = ledger.groups((), purpose=purpose, project=project, since=now - MONTH)
     if not recent or not recent[0].dollars:
         return Standing(budget=found, spent=spent, a_day=0.0)
     days = min(MONTH, max(now - recent[0].started, _DAY)) / _DAY

@@ -110,6 +110,8 @@ def kind_of(path: Path) -> str:
     for kind, is_one in _TABLES:
         if is_one(header):
             return kind
+    if sacct.is_part(header):
+        return "sacct"
     if len(header) == 1 and header[0].split()[:1] == ["JobID"]:
         raise RecordError(
             f"{shown(path)} is sacct's output for readers, which cuts values short: write it with "

@@ -13,7 +13,7 @@ caller's terms, so that a file read twice, copied elsewhere or overlapping anoth
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -64,8 +64,13 @@ class Found:
     entries: list[Entry]
     left_out: list[str]
     assumed: list[str]
-    given: list[str]
-    """how many rows took what the caller says"""
+    uses: Uses
+    """how each row took what the caller says"""
+
+    def given(self, entries: Iterable[Entry] | None = None) -> list[str]:
+        """A sentence for each flag: how many of these rows, all if none are given, took it."""
+        chosen = self.entries if entries is None else entries
+        return self.uses.told([entry.external or "" for entry in chosen])
 
 
 @dataclass
@@ -120,7 +125,7 @@ class Intake:
         if known is not row:
             self._leave_twin(record, differences(known, row))
             return
-        self._uses.add(said)
+        self._uses.said[external] = said
         if row.price_source == "none":
             self.prices.miss(row.device, bare=record.count == 0)
 
@@ -208,7 +213,7 @@ class Intake:
         assumed = [*self.prices.told(), *self._assumed]
         if len(assumed) > MOST_TOLD:
             assumed[MOST_TOLD:] = [f"And {len(assumed) - MOST_TOLD:,} more of the like."]
-        return Found(list(self._entries.values()), left, assumed, self._uses.told())
+        return Found(list(self._entries.values()), left, assumed, self._uses)
 
     def _refusal(self) -> str:
         if len(self._wrong) == 1:
@@ -243,6 +248,8 @@ class Intake:
 
     def _price(self, record: Record, known: str | None, device: str) -> tuple[float, str, str]:
         """US dollars an hour of a device, where that is from, and what to note."""
+        if record.count == 0 and (known or not device):  # of nothing, whatever one would cost
+            return 0.0, "none", f"{NO_PRICE}: it held no GPU"
         if record.price is not None:
             price = within(record.price, f"{record.where}: the price", "US dollars", high=MAX_PRICE)
             return price, f"{self.kind} file", ""

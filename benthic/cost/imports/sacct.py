@@ -53,6 +53,20 @@ def is_one(header: Sequence[str]) -> bool:
     return bool(known & {"jobid", "jobidraw"}) and {"state", "start"} <= known
 
 
+def is_part(header: Sequence[str]) -> bool:
+    """Whether it is sacct's, but for columns that are missing, or written in a form not read."""
+    known = set(map(plain, header))
+    return {"jobid", "state"} <= known or _is_json(header) or _is_headless(header)
+
+
+def _is_json(header: Sequence[str]) -> bool:
+    return {"jobs", "errors"} <= set(header)
+
+
+def _is_headless(header: Sequence[str]) -> bool:
+    return len(header) > 3 and any(cell.partition(" ")[0] in (*_ENDS, *_OPEN) for cell in header)
+
+
 def read(path: Path, intake: Intake) -> None:
     """Take each allocation that has ended. Raises RecordError."""
     sheet = sheet_of(path, overlong=lambda line, _: _leave_shifted(line, intake))
@@ -145,6 +159,13 @@ def _check(sheet: Sheet, column: dict[str, int | None], intake: Intake) -> None:
         "ElapsedRaw": ("ElapsedRaw", "Elapsed"),
     }
     missing = [name for name, names in needed.items() if all(column[n] is None for n in names)]
+    header = sheet.header
+    if _is_json(header) or _is_headless(header):
+        what = "sacct's JSON, which is not read" if _is_json(header) else "without names of columns"
+        raise RecordError(
+            f"{shown(sheet.path)} is {what}: write it with sacct --parsable2, and without --json "
+            "and --noheader"
+        )
     if missing:
         raise RecordError(
             f"{shown(sheet.path)} has no column {' and no '.join(missing)}: export it with sacct "

@@ -18,7 +18,7 @@ from benthic.cost.imports.files import json_of, shown, text_of, walk
 from benthic.cost.imports.intake import Intake
 from benthic.cost.imports.record import Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import pick, plain, sheet_of
-from benthic.cost.imports.table import NAMELESS
+from benthic.cost.imports.table import NAMELESS, UNNAMED
 from benthic.cost.imports.times import Moment, moment, span, whole
 from benthic.cost.ledger.entries import Status
 from benthic.cost.metering.masking import masked
@@ -191,7 +191,7 @@ def _take_row(cell: dict[str, str], line: int, where: str, intake: Intake) -> No
     if not key[0]:
         intake.assume(NAMELESS)
         key += [f"{seconds:.3f}", cell["device"], cell["count"]]
-        run = "unnamed " + " ".join(key[1:])  # another file has another run in a row of this number
+        run = UNNAMED + " ".join(key[1:])  # another file has another run in a row of this number
     intake.add(
         Record(
             where=where,

@@ -85,6 +85,8 @@ class Ledger:
                 f"the folder of the ledger {path} cannot be made ({error.strerror}): "
                 f"make it, {ELSEWHERE}"
             ) from error
+        if path.is_dir():
+            raise LedgerError(f"the ledger {path} is a folder: name a file in it")
         with self._in_words():
             self._connection = connect(path, timeout, read_only=self.read_only)
         try:
