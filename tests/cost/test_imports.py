@@ -419,7 +419,10 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
         path = tmp_path / "utf16.csv"
         path.write_text("run,started,hours\na,2025-03-17,1\n", encoding="utf-16")
         read(path)
-    for start, match in ((b"PK\x03\x04", "ZIP"), (b":W&B\xe1\xbe\0", "CSV export")):
+    for start, match in (
+        (b"PK\x03\x04", "ZIP"),
+        (b":W&B\xe1\xbe\0\0\0\0\0\2\0\1ab", "is damaged: copy"),
+    ):
         (tmp_path / "f").write_bytes(start + bytes(20))
         with pytest.raises(RecordError, match=match):
             read(tmp_path / "f")

@@ -208,7 +208,7 @@ def _records(
     cores = whole(cell["AllocCPUS"], where, "AllocCPUS") if cell["AllocCPUS"] else 0
     notes = [
         f"partition {cell['Partition']}" if cell["Partition"] else "",
-        "" if state in _ENDS else f"Slurm's state {state}",
+        "" if state in _ENDS and state not in CUT else f"Slurm's state {state}",
         f"{cores} cores" if cores and not held else "",
     ]
     kinds: list[tuple[str, int | None]] = [*held] or [("", 0 if known else None)]
