@@ -86,7 +86,8 @@ def test_a_reader_who_leaves_is_no_error(more: list[str], tmp_path: Path) -> Non
     words = ["cost", "report", "--html", str(page), *more]
     done = subprocess.run(
         [sys.executable, "-m", "benthic", *words],
-        env=os.environ | {"BENTHIC_LEDGER": str(tmp_path / "ledger.sqlite")},
+        env=os.environ
+        | {"BENTHIC_LEDGER": str(tmp_path / "ledger.sqlite"), "PYTHONUNBUFFERED": ""},
         stdout=reading.stdin,
         stderr=subprocess.PIPE,
         check=False,

@@ -123,15 +123,18 @@ def test_blocks_inside_are_billed_once(private_ledger: Path) -> None:
 
 def test_blocks_of_threads_are_inside_the_one_that_started_them(private_ledger: Path) -> None:
     """However they overlap, and in whatever order they end."""
+    first = threading.Event()
     second = threading.Event()
     first_over = threading.Event()
 
     def one() -> None:
         with benthic.meter("t1", device="cpu"):
+            first.set()
             second.wait(20)
         first_over.set()
 
     def two() -> None:
+        first.wait(20)
         with benthic.meter("t2", device="cpu"):
             second.set()
             first_over.wait(20)
@@ -431,11 +434,13 @@ def test_a_process_that_ends_after_its_condition(
     assert row(private_ledger).status == status
 
 
-def test_a_condition_is_looked_at_each_second(private_ledger: Path) -> None:
+def test_a_condition_is_looked_at_each_second(
+    private_ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benthic.cost.metering.heart._FIRST", 600.0)
     goes_on = [True]
     m = benthic.meter(device="cpu", heartbeat=600, while_true=lambda: goes_on[0])
     m.begin()
-    time.sleep(0.5)  # beyond the first heartbeat
     goes_on[0] = False
     eventually(lambda: row(private_ledger).status == "failed")
     assert row(private_ledger).seconds < 4
