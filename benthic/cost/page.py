@@ -82,6 +82,8 @@ class Section:
 @dataclass(frozen=True, kw_only=True)
 class Page:
     title: str
+    span: str = ""
+    """of time, which the name of a window or a file tells too"""
     verdict: str
     about: str
     numbers: Sequence[Number]

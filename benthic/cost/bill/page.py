@@ -72,6 +72,7 @@ _MOST = 10  # names told of projects and users
 def story(bill: Bill, *, drawn: bool = False) -> Page:
     """The whole bill; `drawn` for a page with drawings and folded lists."""
     write = dollars(bill.full)
+    project = bill.filters.get("project")
     sections: list[Section] = []
     if bill.rows:
         sections = [
@@ -87,19 +88,12 @@ def story(bill: Bill, *, drawn: bool = False) -> Page:
             bill_detail.assumed(bill),
         ]
     return Page(
-        title=_title(bill),
+        title=f"The bill of {short(project, 40)}" if project else "The bill",
+        span=f"{day(bill.started)} to {day(bill.ended)}" if bill.rows else "",
         verdict=_verdict(bill, write),
         about=f"{_about(bill)}{_issued(bill) if drawn else ''}",
         numbers=_numbers(bill, write) if bill.rows else (),
         sections=[section for section in sections if section.blocks],
-    )
-
-
-def _title(bill: Bill) -> str:
-    project = bill.filters.get("project")
-    of = f" of {short(project, 40)}" if project else ""
-    return (
-        f"The bill{of}, {day(bill.started)} to {day(bill.ended)}" if bill.rows else f"The bill{of}"
     )
 
 
