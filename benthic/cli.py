@@ -193,7 +193,10 @@ def main() -> None:
         code = 130
     except Exception as error:
         code = _explain(error)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        code = _explain(error)
     sys.exit(code)
 
 
@@ -205,9 +208,9 @@ def _explain(error: Exception) -> int:
     if getattr(error, "no_go", False):
         _say(str(error))
         return 3
-    if isinstance(error, BrokenPipeError):  # whoever read the output has left
+    if isinstance(error, BrokenPipeError):  # whoever read the output has left, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 0
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         _say("the memory does not suffice: lower model.* widths, rows or prompts with --set")
         return 1

@@ -11,12 +11,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
 from benthic.cost.catalog.load import CostError
 from benthic.svg import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ class Section:
 @dataclass(frozen=True, kw_only=True)
 class Page:
     title: str
+    span: str = ""
+    """of time, which the name of a window or a file tells too"""
     verdict: str
     about: str
     numbers: Sequence[Number]
@@ -138,20 +143,28 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def say(sentence: str) -> None:
+def terminal(width: int | None = None) -> "Console":
+    """What prints; BrokenPipeError where whoever read it has left, instead of rich's own exit."""
     import rich.console
 
-    rich.console.Console(highlight=False).print(visible(sentence), markup=False)
+    class Terminal(rich.console.Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Terminal(highlight=False, width=width)
+
+
+def say(sentence: str) -> None:
+    terminal().print(visible(sentence), markup=False)
 
 
 def print_page(page: Page) -> None:
     """Print a page for a terminal of 80 columns, without drawings and folded tables."""
-    import rich.console
     from rich.padding import Padding
     from rich.table import Table as Grid
     from rich.text import Text
 
-    out = rich.console.Console(highlight=False)
+    out = terminal()
     out.print(Text(visible(page.verdict), "bold"))
     out.print(Text(visible(page.about), "dim"))
     for section in page.sections:

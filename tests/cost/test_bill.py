@@ -239,6 +239,18 @@ def test_idle_is_what_a_reservation_had_left_however_it_ended(ledger: Ledger) ->
     assert "32 device-hours" in render(story(bill, drawn=True))
 
 
+def test_what_is_always_ended_by_a_signal_is_no_failure(ledger: Ledger) -> None:
+    bill = billed(
+        ledger,
+        row("server", purpose="serving", hours=5, status="interrupted"),
+        row("crash", purpose="serving", hours=1, status="failed"),
+        row("talk", purpose="chat", hours=2, status="interrupted"),
+        row("sweep", purpose="ablation", hours=3, status="interrupted"),
+    )
+    hours = {name: bill.steps[name].hours for name in ("serving", "chat", "ablation", "failed")}
+    assert hours == pytest.approx({"serving": 5, "chat": 2, "ablation": 0, "failed": 4})
+
+
 def test_held_and_not_busy_is_told_of_work_alone(ledger: Ledger) -> None:
     bill = billed(
         ledger,
@@ -257,7 +269,7 @@ def test_two_projects_apart_and_together(ledger: Ledger) -> None:
     assert both.full == sum(draw_up(ledger, project=p).full for p in ("reef", "sonar"))
     one = draw_up(ledger, project="sonar")
     assert one.headline.dollars == 0 and one.full == 4
-    assert story(one).title == "The bill of sonar"
+    assert story(one).title == "The bill of sonar" and story(one).span.startswith("2025-01-01 to")
     assert "no final run has ended well" in story(one).verdict
     assert draw_up(ledger, project="none").rows == 0
 

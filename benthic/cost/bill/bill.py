@@ -340,9 +340,10 @@ def _count(
 
 
 def _step(purpose: str, status: str, final: bool) -> str:
-    """Where the hours go that are not in the headline; a reservation stays idle however it ended"""
-    if purpose == "idle":
-        return "idle"
+    """Where the hours go that are not in the headline; a reservation stays idle however it ended,
+    and what answers people is always ended by a signal"""
+    if purpose == "idle" or (purpose in ("serving", "chat") and status == "interrupted"):
+        return purpose
     if status in LOST:
         return "failed"
     if final:

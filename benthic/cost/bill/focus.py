@@ -6,8 +6,9 @@
 
 so the sums of the first two columns are the two numbers of the report. A run is the resource, a
 project the sub-account, a device the SKU; the purpose is in x_Purpose. A row that crosses months is
-cut by the month, in UTC, in proportion to the clock. People and other costs are purchases. Rows
-stream, so memory does not grow with the ledger; every row is held against `focus_rules`.
+cut by the month, in UTC, in proportion to the clock. People and other costs are purchases. Tags are
+all the provider's, with its prefix: benthic/attempt, benthic/source, benthic/stage, benthic/user.
+Rows stream, so memory does not grow with the ledger; every row is held against `focus_rules`.
 """
 
 import csv
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benthic.cost.bill.bill import moment
-from benthic.cost.bill.focus_rules import COLUMNS, validate
+from benthic.cost.bill.focus_rules import COLUMNS, PREFIX, validate
 from benthic.cost.bill.headline import FINAL, LOST, counts, ended_attempts
 from benthic.cost.bill.terms import Terms, load, people_cost, with_days
 from benthic.cost.bill.words import dollars, row_word, run_label
@@ -181,7 +182,7 @@ def _charges(row: Billed, house: House, terms: Terms, counted: bool) -> Iterator
         "SkuPriceId": f"{row.device.strip() or 'unknown'} at {price:f} USD an hour",
         "SubAccountId": row.project.strip() or None,
         "SubAccountName": row.project.strip() or None,
-        "Tags": json.dumps({tag: _bounded(value) for tag, value in tags.items() if value}),
+        "Tags": json.dumps({PREFIX + tag: _bounded(v) for tag, v in tags.items() if v}),
         "x_Outcome": row.status,
         "x_Purpose": row.purpose,
         "x_User": row.user.strip() or None,

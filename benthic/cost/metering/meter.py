@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Self
 
 from benthic.cost.ledger.ledger import Ledger, LedgerError, Span, Status, Usage
+from benthic.cost.ledger.pending import End
+from benthic.cost.metering.closing import close_row
 
 POWERCAP = Path("/sys/class/powercap")
 _log = logging.getLogger(__name__)
@@ -68,13 +70,14 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
         status = _status(error)
-        usage = self._measure(status)
+        usage, now = self._measure(status), time.time()
+        self._thread.join()
         try:
-            with Ledger(self._path) as ledger:
-                ledger.finish(self._id, usage, status)
-        except LedgerError as failure:
+            failure = close_row(self._path, End(id=self._id, usage=usage, status=status, at=now))
+        except LedgerError as refusal:
+            failure = str(refusal)
+        if failure:
             _log.error("This bill is not in the ledger: %s, %s, since %s", status, usage, failure)
 
     def add(self, *, tokens: int = 0, flops: int = 0) -> None:
@@ -96,7 +99,7 @@ class Meter:
                 ledger = ledger or Ledger(self._path)
                 ledger.beat(self._id, usage)
             except LedgerError as failure:
-                if not warned:
+                if not warned and not self._stop.is_set():
                     _log.warning("The work goes on, its bill is kept in memory: %s", failure)
                 warned = True
                 if ledger:
@@ -109,11 +112,11 @@ class Meter:
         with self._lock:
             seconds = time.monotonic() - self._start
             tokens, flops, productive = self._tokens, self._flops, self._productive
+            joules = self._rapl.joules() if self._rapl else self._watts * seconds
         if status == "done":
             productive = seconds
         elif status != "running":
             productive = productive or 0.0
-        joules = self._rapl.joules() if self._rapl else self._watts * seconds
         return Usage(
             seconds=seconds,
             seconds_productive=productive,
