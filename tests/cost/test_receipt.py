@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from benthic.cost.bill.bill import Bill, draw_up
 from benthic.cost.bill.receipt import Amount, Receipt, build_receipt, receipt_table
-from benthic.cost.ledger.entries import PURPOSES, Billed, Entry, Purpose, Status, external_id
+from benthic.cost.ledger.entries import Billed, Entry, Status, external_id
 from benthic.cost.ledger.ledger import Ledger, Span, Usage
+from benthic.cost.ledger.purposes import PURPOSES, Purpose
 
 ROW = Billed(
     run="/runs/laptop",

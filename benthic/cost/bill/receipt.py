@@ -15,7 +15,8 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from benthic.cost.bill.headline import FINAL, Attempt, counts, ended_among
-from benthic.cost.ledger.entries import PURPOSES, Billed
+from benthic.cost.ledger.entries import Billed
+from benthic.cost.ledger.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from rich.table import Table
