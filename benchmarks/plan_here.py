@@ -129,7 +129,6 @@ def this_processor() -> Gpu:
         bandwidth=bandwidth,
         scale_up=None,
         scale_out=None,
-        tdp=30,
         server_watts=30,
         per_node=1,
         release="",
