@@ -31,7 +31,6 @@ from benthic.cost.planner.words import (
     plural,
     price,
     seconds_of,
-    span,
     time,
 )
 from benthic.cost.spread import Spread
