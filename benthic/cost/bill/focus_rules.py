@@ -15,7 +15,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-VERSION = "1.2"
 MOST = 100  # faults told; a file with more is wrong throughout
 
 Kind = Literal["text", "decimal", "time", "currency", "object"]

@@ -2,7 +2,7 @@
 
 `catalog/*.csv` is the data. Figures are long, one row each: key,value,low,high,unit,source,date,
 confidence,note. Prices are observations: `rent.<gpu>` (also `.1y`, `.3y`: by contract) and
-`purchase.<gpu>` hold many rows that differ by date. Tables of runs and disclosures stay wide.
+`purchase.<gpu>` hold many rows that differ by date. Tables of runs and of their shapes stay wide.
 A user's own file has the columns of the figures (key, value and unit suffice) and overrides by key;
 a new name with all of NEEDED is a GPU of the user's own.
 
@@ -40,9 +40,6 @@ FIGURES = ("hardware", "purchases", "rents", "site", "finance", "staff", "reliab
 TABLES = {
     "runs": "training_runs",
     "run_shapes": "run_shapes",
-    "semianalysis": "semianalysis",
-    "disclosures": "disclosures",
-    "traces": "traces",
     "gpus": "gpus",
 }
 _GPUS = "benthic/cost/catalog/gpus.csv"
