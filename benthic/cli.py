@@ -172,7 +172,7 @@ def main() -> None:
         cli_bill.budget,
         cli_bill.plan,
     ]
-    bill += [cli_bill.focus, cli_cost.deepseek, cli_cost.fleet]
+    bill += [cli_bill.focus, cli_cost.deepseek, cli_cost.fleet, cli_cost.runs]
     for room, verbs in ((app, top), (money, bill)):
         for verb in verbs:
             room.command(verb)

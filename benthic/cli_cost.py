@@ -201,3 +201,19 @@ def fleet(
     from benthic.cost.cases import fleet as room
 
     return room.show(inputs, json=json, html=html, why=why)
+
+
+def runs(
+    file: Annotated[Positional[Path | None], arg(metavar="FILE")] = None,
+    /,
+    json: bool = False,
+) -> int:
+    """Published training runs with the MFU that they imply; rows that cannot be true are flagged.
+
+    Args:
+        file: a table of your own, a CSV with model,active_params_b,tokens_t,gpu,gpu_hours
+        json: print data instead of a page
+    """
+    from benthic.cost.cases import runs as room
+
+    return room.show(file, as_json=json)

@@ -18,6 +18,7 @@ from benthic.cost.catalog import load as catalog
 from benthic.cost.catalog.cells import cell
 from benthic.cost.catalog.load import Catalog, CostError, load
 from benthic.cost.catalog.origins import ends, origin
+from benthic.cost.planner.practice import Traits
 
 SHIPPED = load()
 ROWS = [row for key in SHIPPED.keys() for row in SHIPPED.observations(key)]  # noqa: SIM118
@@ -83,7 +84,8 @@ def test_every_gpu_is_plausible(name: str) -> None:
     assert gpu.name == name and gpu == SHIPPED.gpu(name.lower().replace("-", " "))
     assert 1e12 < gpu.peak < 1e16 and gpu.has_bf16 == (gpu.bf16_flops == gpu.fp16_flops)
     assert gpu.fp8_flops is None or gpu.fp8_flops == pytest.approx(2 * gpu.bf16_flops, rel=0.02)
-    assert gpu.tdp < gpu.server_watts < 4 * gpu.tdp
+    tdp = SHIPPED.figure(f"{name}.tdp").si
+    assert tdp < gpu.server_watts < 4 * tdp
     assert gpu.per_node == 1 or gpu.per_node % 4 == 0
     # A link to other devices is never faster than the memory that feeds it.
     assert (gpu.scale_up or 0) < gpu.bandwidth and (gpu.scale_out or 0) < gpu.bandwidth
@@ -234,44 +236,38 @@ def test_few_prices_have_a_range_and_two_a_middle() -> None:
     assert two.note.startswith("middle of 2 from 2026 to 2026-01") and " and http" in two.source
 
 
+def test_each_column_is_read_by_name_or_said_to_be_for_readers() -> None:
+    """In double quotes somewhere in the code, or in back quotes in docs/cost.md."""
+    root = Path(__file__).parents[2]
+    code = "".join(
+        path.read_text()
+        for room in ("benthic", "benchmarks")
+        for path in (root / room).rglob("*.py")
+    )
+    told = (root / "docs" / "cost.md").read_text()
+    shipped = sorted(catalog.FOLDER.glob("*.csv"))
+    assert len(shipped) >= 14
+    for path in shipped:
+        assert f'"{path.stem}"' in code or path.name in code, path.name
+        for name in path.read_text().partition("\n")[0].split(","):
+            traits = path.stem == "practice_runs" and name in Traits.__dataclass_fields__
+            assert f'"{name}"' in code or f"`{name}`" in told or traits, f"{path.name}: {name}"
+
+
 # ---- identities of the sources
 
 
-def test_the_fleet_table_closes() -> None:
-    table = {row["row_id"]: row for row in SHIPPED.table("semianalysis")}
-    pools = ("A100", "H20", "H800", "H100")
-    number, asp, capex, opex, tco = (
-        [float(table[row][pool]) for pool in pools]
-        for row in ("sa_n", "sa_asp", "sa_cap", "sa_opex", "sa_tco")
-    )
-    server = [float(table["sa_capgpu"][pool]) for pool in pools]
-    assert [s - a for s, a in zip(server, asp)] == [10216, 11728, 11728, 11728]
-    assert SHIPPED.figure("server_overhead.hopper").value == 11728
-    assert SHIPPED.figure("server_overhead.a100").value == 10216
-    assert [n * s / 1e6 for n, s in zip(number, server)] == pytest.approx(capex)
-    assert [c + o for c, o in zip(capex, opex)] == pytest.approx(tco)
-    assert sum(capex) == pytest.approx(1628.56) and sum(opex) == 944
-    assert sum(tco) / 4 == pytest.approx(643.1, abs=0.05)
-    assert sum(tco[1:]) / 4 == pytest.approx(544.6, abs=0.05)
-    ratio = sum(tco) / 5.576
-    hours, price = 60_000 * 35_040 / 2.788e6, sum(tco) * 1e6 / (60_000 * 35_040) / 2
-    assert (ratio, hours, price) == pytest.approx((461.4, 754.1, 0.6118), rel=1e-4)
-    for pool, each in zip(pools, server):
-        assert SHIPPED.figure(f"{pool}.server_capex").value == each
-
-
-def test_the_disclosures_close() -> None:
-    known = {row["id"]: float(row["value"]) for row in SHIPPED.table("disclosures")}
-    assert known["v3_pre"] == 180_000 * 14.8
-    assert known["v3_pre"] + known["v3_ctx"] + known["v3_post"] == known["v3_tot"] == 2_788_000
-    assert known["r1_zero"] + known["r1_sft"] + known["r1_rl"] == 147_000 == known["r1_tot"] / 2
-    assert known["inf_nodes"] * 8 * 24 * 2 == known["inf_cost"] == 87_072
-    prefill = known["inf_in"] / known["inf_tp_in"] / 86_400
-    decode = known["inf_out"] / known["inf_tp_out"] / 86_400
-    assert prefill == pytest.approx(95.5, abs=0.05) and decode == pytest.approx(131.4, abs=0.05)
-    for row in SHIPPED.table("disclosures"):
-        assert float(row["low"]) <= float(row["value"]) <= float(row["high"]), row["id"]
-        assert "CNY" not in row["unit"], row["id"]
+def test_a_server_is_its_gpu_and_an_overhead() -> None:
+    for gpu, each, over in (
+        ("a100", 23716, "a100"),
+        ("h20", 24228, "hopper"),
+        ("h800", 31728, "hopper"),
+        ("h100", 34728, "hopper"),
+    ):
+        server = SHIPPED.figure(f"{gpu}.server_capex").value
+        assert server == each
+        price, overhead = f"{gpu}.gpu_price", f"server_overhead.{over}"
+        assert server == SHIPPED.figure(price).value + SHIPPED.figure(overhead).value
 
 
 def test_rates_of_failure_and_development_close() -> None:
@@ -360,7 +356,7 @@ def test_a_file_overrides_by_key_in_any_fitting_unit(own: Read) -> None:
 
 
 NEW = {
-    **{"bf16_flops": "59.5,TFLOP/s", "memory": "10,GB", "bandwidth": "760,GB/s", "tdp": "320,W"},
+    **{"bf16_flops": "59.5,TFLOP/s", "memory": "10,GB", "bandwidth": "760,GB/s"},
     **{"server_watts": "450,W", "per_node": "2,GPU"},
 }
 

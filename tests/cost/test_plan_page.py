@@ -70,8 +70,7 @@ def test_why_names_every_figure_that_the_plan_took(
     one = plan(card, catalog)
     text = str(sources([one], catalog))
     assert len(took) > 12
-    named = [key for key in took if not key.endswith(".tdp")]  # a plan takes the server's draw
-    assert [key for key in named if f"{key} = " not in text] == []
+    assert [key for key in took if f"{key} = " not in text] == []
     for name in (*(field.name for field in fields(Constants)), "reach.v100-sxm2-32gb"):
         assert f"{name} = " in text
     assert "practice.carried = " in text and "own.csv, line 2" in text

@@ -15,7 +15,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-VERSION = "1.2"
 PREFIX = "benthic/"  # of all tags that are written here, which are the provider's
 MOST = 100  # faults told; a file with more is wrong throughout
 

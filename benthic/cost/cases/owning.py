@@ -36,7 +36,7 @@ def story(fleet: Fleet, *, why: bool = False, drawn: bool = False) -> Page:
     f, spread = model.evaluate(fleet, fleet.values), model.spreads(fleet)
     years, busy = fleet.values["years"], f["fleet.busy"]
     found = spread["fleet.busy_rate"]
-    sections = [_rates(fleet, f, spread, drawn), _costs(fleet, f, drawn), _idle(fleet, f)]
+    sections = [_rates(fleet, f, spread, drawn), _costs(fleet, f, drawn), _idle(f)]
     if why or drawn:
         sections.append(_inputs(fleet, folded=drawn))
     return Page(
@@ -182,7 +182,7 @@ def _hour(f: dict[str, float], key: str) -> str:
     return rate(f[f"fleet.{key}"] / f["fleet.hours"])
 
 
-def _idle(fleet: Fleet, f: dict[str, float]) -> Section:
+def _idle(f: dict[str, float]) -> Section:
     busy = f["fleet.busy"]
     steps = sorted({0.5, 0.6, 0.7, 0.8, 0.9, 0.96, round(busy, 4)})
     rows = [

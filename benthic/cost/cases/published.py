@@ -224,11 +224,6 @@ def roots() -> dict[str, frozenset[str]]:
     return found
 
 
-def dependants(key: str) -> set[str]:
-    """The figures that an input changes."""
-    return {figure for figure, inputs in roots().items() if key in inputs}
-
-
 def load(path: Path | None = None) -> Case:
     """Read a case: the shipped one, or an edited copy with all of its keys. Raises `CostError`."""
     shipped = _flat(SHIPPED)

@@ -163,7 +163,7 @@ def _median(rows: list[Figure]) -> tuple[Figure, str]:
 
 def cells_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows of a file of figures that has the columns `needed`."""
-    reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(StringIO(text_of(path), newline=""), strict=True)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         missing = [name for name in needed if name not in header]
@@ -198,7 +198,7 @@ def cells_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str,
         ) from None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The text of a file of figures that is no larger than LARGEST."""
     try:
         if not path.is_file():

@@ -2,7 +2,7 @@
 
 `catalog/*.csv` is the data. Figures are long, one row each: key,value,low,high,unit,source,date,
 confidence,note. Prices are observations: `rent.<gpu>` (also `.1y`, `.3y`: by contract) and
-`purchase.<gpu>` hold many rows that differ by date. Tables of runs and disclosures stay wide.
+`purchase.<gpu>` hold many rows that differ by date. Tables of runs and of their shapes stay wide.
 A user's own file has the columns of the figures (key, value and unit suffice) and overrides by key;
 a new name with all of NEEDED is a GPU of the user's own.
 
@@ -40,9 +40,6 @@ FIGURES = ("hardware", "purchases", "rents", "site", "finance", "staff", "reliab
 TABLES = {
     "runs": "training_runs",
     "run_shapes": "run_shapes",
-    "semianalysis": "semianalysis",
-    "disclosures": "disclosures",
-    "traces": "traces",
     "gpus": "gpus",
 }
 _GPUS = "benthic/cost/catalog/gpus.csv"
@@ -66,7 +63,7 @@ GPU_FIELDS = {  # what a key <gpu>.<field> measures
     "gpu_price": "USD",
     "server_capex": "USD",
 }
-NEEDED = ("bf16_flops", "memory", "bandwidth", "tdp", "server_watts", "per_node")
+NEEDED = ("bf16_flops", "memory", "bandwidth", "server_watts", "per_node")
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,6 @@ class Gpu:
     bandwidth: float
     scale_up: float | None
     scale_out: float | None
-    tdp: float
     server_watts: float
     per_node: int
     release: str
@@ -113,6 +109,7 @@ class Catalog:
     def __init__(self, overrides: Sequence[Path] = ()) -> None:
         self._tables: dict[str, list[dict[str, str]]] = {}
         self._own: dict[str, list[Figure]] = {}
+        self._read = set[str]()
         named: dict[str, tuple[str, str]] = {}
         for path in overrides:
             rows = list(cells_of(path, ("key", "value", "unit")))
@@ -184,12 +181,19 @@ class Catalog:
             bandwidth=known("bandwidth"),
             scale_up=base("scale_up"),
             scale_out=base("scale_out"),
-            tdp=known("tdp"),
             server_watts=known("server_watts"),
             per_node=round(known("per_node")),
             release=entry["release"],
             vendor=entry["vendor"],
         )
+
+    def gpu_name(self, name: str) -> str:
+        """The catalog's own name of the GPU of that name or alias; reads none of its figures."""
+        return self._entry(name)["name"]
+
+    def unread(self, but: Sequence[str] = ()) -> list[str]:
+        """Keys of the user's own files that nothing has asked for, or `but` those, sorted."""
+        return sorted(self._own.keys() - (self._read - set(but)))
 
     def gpus(self) -> list[str]:
         """The names of all GPUs, in the order of the table."""
@@ -265,6 +269,7 @@ class Catalog:
         return ".".join(parts)
 
     def _rows(self, key: str) -> list[Figure]:
+        self._read.add(key)
         return self._own.get(key) or self._shipped.get(key, [])
 
     def _kind(self, key: str) -> str | None:

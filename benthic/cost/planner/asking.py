@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -48,12 +49,30 @@ class Asked:
 
 def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
     """Print the answer and return the exit code; CostError for what cannot be asked."""
-    from benthic.cost import page
-    from benthic.cost.planner import plan_page, plan_tables
-
     refuse(asked.prices)
     catalog = load(asked.prices)
     _check(asked)
+    _answer(asked, catalog, why=why, as_json=as_json)
+    tell_unread(catalog)
+    return 0
+
+
+def tell_unread(catalog: Catalog, but: Sequence[str] = ()) -> None:
+    """One sentence on stderr where the user's own figures move nothing of what was printed; `but`:
+    figures that were read and are not in it."""
+    if unread := catalog.unread(but):
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        print(
+            f"benthic: --prices sets {', '.join(unread[:5])}{more}, which this answer does not "
+            "read: it would be the same without",
+            file=sys.stderr,
+        )
+
+
+def _answer(asked: Asked, catalog: Catalog, *, why: bool, as_json: bool) -> None:
+    from benthic.cost import page
+    from benthic.cost.planner import plan_page, plan_tables
+
     if asked.compare:
         plans, failed = _elsewhere(asked, catalog)
         if as_json:
@@ -61,7 +80,7 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
             _dump([*(plan_page.to_dict(one, catalog, why=why) for one in plans), *refused])
         else:
             page.print_page(plan_tables.compared(plans, catalog, failed, why=why))
-        return 0
+        return
     if not asked.config and not asked.numbers:
         from benthic.cost.planner.sizes import sizes
 
@@ -72,13 +91,12 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
             _dump([{"ratio": s.ratio, "for": s.about} | d for s, d in zip(found, data)])
         else:
             page.print_page(plan_tables.largest(found, asks, catalog, why=why))
-        return 0
+        return
     one = plan(question(asked, catalog), catalog)
     if as_json:
         _dump(plan_page.to_dict(one, catalog, why=why))
     else:
         page.print_page(plan_page.story(one, catalog, why=why))
-    return 0
 
 
 def _dump(found: Any) -> None:
@@ -120,7 +138,7 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
     plans, failed = list[Plan](), list[tuple[str, str]]()
     for name in dict.fromkeys(names):
         try:
-            if catalog.gpu(name).name not in {one.gpu.name for one in plans}:
+            if catalog.gpu_name(name) not in {one.gpu.name for one in plans}:
                 plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
         except CostError as error:
             failed.append((name, str(error)))

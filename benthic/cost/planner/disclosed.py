@@ -28,8 +28,8 @@ def disclosed(plan: Plan, catalog: Catalog) -> list[Disclosed]:
     for row in sorted(catalog.table("runs"), key=lambda row: row["date"]):
         if not row["tokens_t"] or not row["gpu_hours"] or row["model"] not in widths:
             continue
-        gpu = catalog.gpu(row.get("gpu_exact") or row["gpu"])
-        if gpu.name == plan.gpu.name and same_parameters(plan.question.shape, widths[row["model"]]):
+        gpu = catalog.gpu_name(row.get("gpu_exact") or row["gpu"])
+        if gpu == plan.gpu.name and same_parameters(plan.question.shape, widths[row["model"]]):
             tokens = float(row["tokens_t"]) * 1e12
             hours = float(row["gpu_hours"]) * plan.tokens / tokens
             found.append(Disclosed(row["model"], hours, tokens))

@@ -8,7 +8,6 @@ from typing import Any
 from benthic.cost.catalog.load import Catalog
 from benthic.cost.network.flops import parameters
 from benthic.cost.page import (
-    Number,
     Page,
     Points,
     Prose,
@@ -18,6 +17,7 @@ from benthic.cost.page import (
     money,
     share,
 )
+from benthic.cost.planner import plain
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
 from benthic.cost.planner.plan import STALE, Plan
@@ -31,7 +31,6 @@ from benthic.cost.planner.words import (
     plural,
     price,
     seconds_of,
-    span,
     time,
 )
 from benthic.cost.spread import Spread
@@ -60,14 +59,7 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         title=f"Plan: {name}",
         verdict=verdict,
         about=_about(plan),
-        numbers=(
-            Number(label="time", value=time(plan.days.p50), note=span(plan.days, time)),
-            Number(
-                label="rent",
-                value=dollars(plan.dollars.p50),
-                note=span(plan.dollars, dollars),
-            ),
-        ),
+        numbers=(),
         sections=sections,
     )
 
@@ -214,7 +206,16 @@ def _layout(plan: Plan) -> Section:
     )
     return Section(
         title="Layout",
-        blocks=[Points(items=[("over the GPUs", text), *_fewer(plan), ("memory", memory)])],
+        blocks=[
+            Points(
+                items=[
+                    ("over the GPUs", text),
+                    *_fewer(plan),
+                    ("memory", memory),
+                    *plain.said(plan),
+                ]
+            )
+        ],
     )
 
 
@@ -328,6 +329,7 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
         "layouts_tried": plan.choice.tried,
         "fewer": asdict(plan.fewer) if plan.fewer else None,
         "memory": asdict(held) | {"total": held.total, "usable": usable(plan.gpu)},
+        "plain_pytorch": {name: asdict(peak) for name, peak in plain.plain(plan).items()},
         "step": {
             "seconds": asdict(plan.step.total),
             "parts": {name: asdict(part) for name, part in plan.step.parts.items()},

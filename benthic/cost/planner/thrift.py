@@ -22,7 +22,7 @@ from benthic.cost.network.read_shape import shape as read
 from benthic.cost.network.shape import Shape
 from benthic.cost.network.twins import Class, as_dense, class_size, dense_twin
 from benthic.cost.planner.basis import Question
-from benthic.cost.planner.plan import Plan, plan
+from benthic.cost.planner.plan import POWER, TARIFF, Plan, plan
 from benthic.cost.planner.serving import CONTEXT, SPEED, Served, cheapest
 from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Precision
@@ -245,7 +245,7 @@ def show(
     """Print the waterfall and return the exit code; CostError for what cannot be."""
     from benthic.cost import page
     from benthic.cost.planner import thrift_page
-    from benthic.cost.planner.asking import check_gpus, check_seq, in_fp8, rent_of
+    from benthic.cost.planner.asking import check_gpus, check_seq, in_fp8, rent_of, tell_unread
 
     refuse(prices)
     catalog = load(prices)
@@ -276,6 +276,7 @@ def show(
         size = class_size(replace(network, mtp=0), kind)
         story = thrift_page.Story(network, found, kind, size, context or CONTEXT, pace)
         page.print_page(thrift_page.page(story, catalog, why=why))
+    tell_unread(catalog, (*POWER, TARIFF))  # its page has no energy
     return 0
 
 

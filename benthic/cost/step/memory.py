@@ -176,23 +176,21 @@ def serving_memory(
     batch: int,
     *,
     gpus: int = 1,
-    bytes_per: float = 2.0,
 ) -> Serving:
     """Bytes per GPU of one replica on `gpus` GPUs that holds `batch` sequences of `context` tokens.
 
     `weights_bytes` is of the whole model, as its files are. Heads of keys and values are split over
     the GPUs as far as they go; latents, which all heads share, lie with whole sequences instead, as
-    DeepSeek serves them. `bytes_per` is of a cached element. Raises CostError for what cannot be.
+    DeepSeek serves them. Raises CostError for what cannot be.
     """
     check_machines(gpus, 1)
     _whole("the context", context, _LONGEST)
     _whole("the batch", batch, 10**9)
-    if not 0 < weights_bytes < 1e18 or not 0 < bytes_per <= 8:
+    if not 0 < weights_bytes < 1e18:
         raise CostError(
-            f"weights of {weights_bytes!r} bytes with {bytes_per!r} bytes a cached element cannot "
-            "be: give bytes of the whole model, and 1 (fp8), 2 (bf16) or 4 (fp32)"
+            f"weights of {weights_bytes!r} bytes cannot be: give bytes of the whole model"
         )
-    sequence = cache_bytes(shape, context=context, bytes_per=bytes_per)
+    sequence = cache_bytes(shape, context=context)
     if shape.latent:
         cache = sequence * -(-batch // gpus)
     else:
