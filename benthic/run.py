@@ -18,7 +18,7 @@ from benthic.config import Recipe, to_tree
 from benthic.console import Console
 from benthic.cost.bill.receipt import Receipt, build_receipt
 from benthic.cost.ledger.ledger import Ledger, ledger_path
-from benthic.cost.metering.meter import Meter
+from benthic.cost.metering.heart import Heart
 from benthic.cost.network import flops
 from benthic.data.loader import Mixture
 from benthic.data.tasks.problem import Task
@@ -289,7 +289,7 @@ def _train(
     step: Callable[[int], dict[str, Any]],
     model: LanguageModel,
     optimizer: Optimizer,
-    meter: Meter | Unbilled,
+    meter: Heart | Unbilled,
 ) -> None:
     stage = loop.Stage(name, config.steps, config.checkpoint_every, step)
     with session.console.progress(name, config.steps) as watch:

@@ -14,7 +14,8 @@ row's note says for how long, once it is closed.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benthic.cost.ledger.entries import Span, Status, Usage
@@ -23,7 +24,7 @@ from benthic.cost.ledger.pending import End
 from benthic.cost.metering.closing import close_row
 from benthic.cost.metering.descendants import Tree
 from benthic.cost.metering.held import Holding
-from benthic.cost.metering.meter import POWERCAP, Rapl
+from benthic.cost.metering.rapl import POWERCAP, Rapl
 
 SHORTEST, LONGEST = 0.05, 3600.0
 """seconds between heartbeats"""
@@ -258,6 +259,28 @@ class Heart:
             if self._often:
                 self._often()
         return self._stop.wait(max(0.0, left))
+
+
+@contextmanager
+def beating(
+    path: Path, span: Span, held: Holding, *, interval: float, powercap: Path = POWERCAP
+) -> Iterator[Heart]:
+    """Bill a block of this process to the ledger at `path`.
+
+    It ends `done`, with all seconds productive, when the block is left normally, else as
+    `status_of` says of the exception. LedgerError where the ledger refuses the first row; one that
+    fails later never ends the work.
+    """
+    heart = Heart(path, Gauge(held, with_self=True, powercap=powercap), interval=interval)
+    with Ledger(path) as ledger:
+        heart.begin(ledger, span)
+    heart.start()
+    try:
+        yield heart
+    except BaseException as error:
+        heart.end(status_of(error))
+        raise
+    heart.end("done")
 
 
 def interval_of(seconds: float) -> float:
