@@ -152,8 +152,8 @@ def main() -> None:
         assert last.process.wait() == 0
         equal = digest(calm.folder) == digest(last.folder)
         with Ledger(ledger) as book:
-            entries = book.entries(last.folder.path)
-        receipt = build_receipt(entries, last.folder.manifest()["attempt"])
+            rows = list(book.query(run=str(last.folder.path)))
+        receipt = build_receipt(rows[::-1], last.folder.manifest()["attempt"])
         lost = {label: float(amount.seconds) for label, amount in receipt.bridge}
         in_rl, in_write = hits.count("rl"), hits.count("writing")
         print(f"kills: {len(hits)} (reach: {len(PLAN)})")

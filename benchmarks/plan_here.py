@@ -4,7 +4,7 @@ Claim: calibrated on any of three networks, the planner's tokens a second of the
 within 15 % of what the ledger holds for them. Each is trained by Benthic's own pretraining step in
 a block of `benthic.meter`, in turns, on one thread; a figure is the median over REPEATS. The
 "GPU" is this processor: its peak is a measured product, its bandwidth a measured copy.
-Calibration is `benthic.cost.step.calibrate.calibrated` with the one step, nothing else is fitted.
+Calibration scales every rate and start-up alike by the one step, nothing else is fitted.
 
 Ways: a rule of thumb, six FLOPs a token and active parameter; the planner's constants, taking the
 optimizer for AdamW; the same with the optimizer that trains, Muon unless `--adamw`, which is what
@@ -35,7 +35,7 @@ from benthic.cost.catalog.load import Gpu
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import shape_of
-from benthic.cost.step.calibrate import Constants, calibrated, load_constants
+from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.layout import Layout, parse
 from benthic.cost.step.speed import step_time
 from benthic.data.loader import Mixture
@@ -125,10 +125,10 @@ def this_processor() -> Gpu:
         fp8_flops=None,
         fp16_flops=2 * peak,
         memory=8e9,
+        visible=8e9,
         bandwidth=bandwidth,
         scale_up=None,
         scale_out=None,
-        tdp=30,
         server_watts=30,
         per_node=1,
         release="",
@@ -213,18 +213,27 @@ def rates(by: str) -> dict[str, list[float]]:
     return found
 
 
+def slower(constants: Constants, factor: float) -> Constants:
+    """The constants of a machine whose every step takes `factor` times as long."""
+    rates = ("matmul", "fp8_matmul", "flash", "memory", "scale_up", "scale_out")
+    changed = {name: getattr(constants, name) / factor for name in rates}
+    for name in ("launch", "kernel", "startup", "step"):
+        changed[name] = getattr(constants, name) * factor
+    return replace(constants, **changed)
+
+
 def errors(way: Way, trained: list[Trained], gpu: Gpu, took: dict[str, float]) -> list[float]:
     """Prints and returns the six; `took`: metered seconds of a step by name."""
     print(f"\n{way.name}")
     off = []
     for base in trained:
-        pair = base.predicted(way, way.constants, gpu), took[base.name]
-        fit = calibrated(way.constants, [pair])
-        print(f"  calibrated on {base.name:20} factor {fit.factor:.3f}")
+        factor = took[base.name] / base.predicted(way, way.constants, gpu)
+        fit = slower(way.constants, factor)
+        print(f"  calibrated on {base.name:20} factor {factor:.3f}")
         for other in trained:
             if other is base:
                 continue
-            predicted = ROWS * SEQ / other.predicted(way, fit.constants, gpu)
+            predicted = ROWS * SEQ / other.predicted(way, fit, gpu)
             metered = ROWS * SEQ / took[other.name]
             off.append(predicted / metered - 1)
             print(

@@ -266,6 +266,7 @@ def more(catalog: Catalog, path: Path) -> None:
     outside("organisations in the catalog", [run for run in runs if run.org in known])
     outside("organisations not in the catalog", [run for run in runs if run.org not in known])
     print("\nasked as plans are")
+    as_plans("all", plans)
     as_plans("organisations in the catalog", [plan for plan in plans if plan.own.org in known])
     as_plans("organisations not in it", [plan for plan in plans if plan.own.org not in known])
 

@@ -1,4 +1,9 @@
-"""The model card of an export: what it is, how to ask it, how it was measured, what it cost."""
+"""The model card of an export: what it is, how to ask it, how it was measured, what it cost.
+
+Markdown with the front matter of Hugging Face's Hub. Figures are the run's own results, dollars its
+receipt's; a checkpoint that no run of this machine trained gets the sentence that its cost is not
+known. Runs and folders are told by their last part alone, so a card names no user.
+"""
 
 import re
 from pathlib import Path

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,9 +169,14 @@ def main() -> None:
 
     from benthic import cli_bill, cli_cost
 
+    words, behind = sys.argv[1:], []
+    if words[:1] == ["meter"]:
+        at = words.index("--") if "--" in words else len(words)
+        words, behind = words[:at], words[at + 1 :]  # the parser is not to read a command's options
+        cli_bill.refuse_unparted(words[1:], behind)
     app, money = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     top: list[Any] = [run, chat, inspect, export, doctor]
-    top += [cli_cost.plan, cli_cost.thrift, cli_bill.meter]
+    top += [cli_cost.plan, cli_cost.thrift]
     bill: list[Any] = [
         cli_bill.report,
         cli_bill.show,
@@ -178,18 +184,14 @@ def main() -> None:
         cli_bill.budget,
         cli_bill.plan,
     ]
-    bill += [cli_bill.focus, cli_cost.deepseek, cli_cost.fleet]
+    bill += [cli_bill.focus, cli_cost.deepseek, cli_cost.fleet, cli_cost.runs]
     for room, verbs in ((app, top), (money, bill)):
         for verb in verbs:
             room.command(verb)
+    app.command(name="meter")(partial(cli_bill.meter, behind))
     money.command(name="list")(cli_bill.list_rows)
     money.command(name="import")(cli_bill.bring)
     app.command(money, name="cost", help="What was spent, and what things cost.")
-    words = sys.argv[1:]
-    if words[:1] == ["meter"]:
-        at = words.index("--") if "--" in words else len(words)
-        cli_bill.refuse_unparted(words[1:at], words[at + 1 :])
-        words, cli_bill.command[:] = words[:at], words[at + 1 :]
     try:
         code = app.cli(
             prog="benthic",
@@ -203,7 +205,10 @@ def main() -> None:
         code = 130
     except Exception as error:
         code = _explain(error)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        code = _explain(error)
     sys.exit(code)
 
 
@@ -215,9 +220,9 @@ def _explain(error: Exception) -> int:
     if getattr(error, "no_go", False):
         _say(str(error))
         return 3
-    if isinstance(error, BrokenPipeError):  # whoever read the output has left
+    if isinstance(error, BrokenPipeError):  # whoever read the output has left, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 0
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         less = "lower model.* widths, rows or prompts with --set"
         if sys.argv[1:2] != ["run"]:

@@ -13,14 +13,13 @@ CHANGES = Annotated[
 ]
 SOURCE = Annotated[Positional[Path], arg(metavar="PATH")]
 ROW = Annotated[Positional[str], arg(metavar="ID")]
+MAYBE_ROW = Annotated[Positional[str], arg(metavar="[ID]")]
 DOLLARS = Annotated[str, arg(metavar="DOLLARS")]
 WATTS = Annotated[float | None, arg(metavar="WATTS")]
 
-command: list[str] = []
-"""what stands behind `--`; the command line's parser sees only what stands before it"""
-
-
-_FLAGS = ("--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h")  # they take no value
+_FLAGS = (  # they take no value
+    *("--resumed", "--budget-stop", "--wait", "--anyway", "--quiet", "--help", "-h"),
+)
 _VALUED = ("--purpose", "--project", "--name", "--device", "--count", "--price", "--watts")
 
 
@@ -42,19 +41,9 @@ def refuse_unparted(words: Sequence[str], rest: Sequence[str]) -> None:
         raise SystemExit(unparted(words[:at], [*words[at:], *rest]))
 
 
-def _an_hour(price: str) -> float | None:
-    """US dollars; none where nothing is given. ValueError."""
-    if not price:
-        return None
-    try:
-        return float(price.strip().removeprefix("$"))
-    except ValueError:
-        raise ValueError(
-            f"--price is {price[:40]!r}: give US dollars an hour of one device, like 2.10"
-        ) from None
-
-
 def meter(
+    command: Sequence[str],
+    /,
     purpose: TEXT = "",
     project: TEXT = "",
     name: TEXT = "",
@@ -63,6 +52,7 @@ def meter(
     price: DOLLARS = "",
     watts: WATTS = None,
     heartbeat: float = 5.0,
+    resumed: bool = False,
     budget_stop: bool = False,
     wait: bool = False,
     anyway: bool = False,
@@ -80,6 +70,8 @@ def meter(
         price: US dollars an hour of one device; the catalog's if not given
         watts: of one device, where no counter can be read
         heartbeat: seconds between updates of the bill
+        resumed: it goes on with the last try of that name in this folder, whose time counts as kept
+            once this ends well
         budget_stop: end the work when a budget of its purpose or project is spent
         wait: bill until everything that the command started has ended
         anyway: start where a hard budget is spent, or unbilled where no ledger can be written
@@ -94,9 +86,10 @@ def meter(
         name=name,
         device=device,
         count=count,
-        price=_an_hour(price),
+        price=price,
         watts=watts,
         heartbeat=heartbeat,
+        resumed=resumed,
         budget_stop=budget_stop,
         wait=wait,
         anyway=anyway,
@@ -152,18 +145,53 @@ def show(row: ROW, /, json: bool = False) -> int:
     return show_one(row, json=json)
 
 
-def amend(row: ROW, /, changes: CHANGES = (), reason: TEXT = "", author: TEXT = "") -> int:
-    """Put a row right; the old figure stays in the ledger.
+def amend(
+    row: MAYBE_ROW = "",
+    /,
+    changes: CHANGES = (),
+    reason: TEXT = "",
+    author: TEXT = "",
+    since: TEXT = "",
+    until: TEXT = "",
+    project: TEXT = "",
+    purpose: TEXT = "",
+    user: TEXT = "",
+    status: TEXT = "",
+    source: TEXT = "",
+    name: TEXT = "",
+) -> int:
+    """Put a row right, or all that filters choose; the old figures stay in the ledger.
 
     Args:
-        row: the first characters of its id
+        row: the first characters of its id; left out where filters choose the rows
         changes: a field and its value, like purpose=ablation; may be given several times
         reason: why, which is kept
         author: who; the user if not given
+        since: rows from a date on, or from how long ago, like 30d
+        until: rows before a date
+        project: rows of this project
+        purpose: rows of this purpose
+        user: rows of this user
+        status: rows that are done, interrupted or failed
+        source: rows that were recorded by this, like meter or import:sacct
+        name: rows of this name
     """
-    from benthic.cost.bill.rows import amend as write
+    from benthic.cost.bill.amending import amend as write
 
-    return write(row, changes, reason=reason, author=author)
+    return write(
+        row,
+        changes,
+        reason=reason,
+        author=author,
+        since=since or None,
+        until=until or None,
+        project=project or None,
+        purpose=purpose or None,
+        user=user or None,
+        status=status or None,
+        source=source or None,
+        name=name or None,
+    )
 
 
 def budget(
@@ -272,12 +300,13 @@ def bring(
         json: print data
     """
     from benthic.cost.imports.command import bring as read
+    from benthic.cost.metering.held import an_hour
 
     return read(
         path,
         as_json=json,
         kind=kind,
-        price=_an_hour(price),
+        price=an_hour(price),
         device=device or None,
         count=count,
         project=project,

@@ -5,11 +5,12 @@ them.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 TEXT = Annotated[str, arg(metavar="TEXT")]
+WHOLE = Annotated[str, arg(metavar="N")]
 MAYBE_INT = Annotated[int | None, arg(metavar="N")]
 MAYBE_PATH = Annotated[Path | None, arg(metavar="FILE")]
 FILES = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")]
@@ -20,30 +21,30 @@ def plan(
     config: CONFIG = "",
     /,
     gpu: TEXT = "",
-    count: MAYBE_INT = None,
+    count: WHOLE = "",
     tokens: TEXT = "",
     days: TEXT = "",
     budget: TEXT = "",
     compare: TEXT = "",
-    seq: MAYBE_INT = None,
+    seq: WHOLE = "",
     batch_tokens: TEXT = "",
     layout: TEXT = "",
-    precision: Literal["auto", "bf16", "fp16", "fp8", "fp32"] = "auto",
-    optimizer: Literal["adamw", "muon"] = "adamw",
+    precision: TEXT = "auto",
+    optimizer: TEXT = "adamw",
     rent: TEXT = "",
     date: TEXT = "",
     pace: TEXT = "",
     prices: FILES = (),
     params: TEXT = "",
     active: TEXT = "",
-    layers: MAYBE_INT = None,
-    hidden: MAYBE_INT = None,
-    heads: MAYBE_INT = None,
-    kv_heads: MAYBE_INT = None,
-    vocab: MAYBE_INT = None,
-    ffn: MAYBE_INT = None,
-    experts: MAYBE_INT = None,
-    experts_per_token: MAYBE_INT = None,
+    layers: WHOLE = "",
+    hidden: WHOLE = "",
+    heads: WHOLE = "",
+    kv_heads: WHOLE = "",
+    vocab: WHOLE = "",
+    ffn: WHOLE = "",
+    experts: WHOLE = "",
+    experts_per_token: WHOLE = "",
     why: bool = False,
     json: bool = False,
 ) -> int:
@@ -60,8 +61,8 @@ def plan(
         seq: tokens of a sequence
         batch_tokens: tokens of a step, like 4M
         layout: like "pp16 ep64 dp128 zero1"; the fastest that fits if not given
-        precision: of the products; auto: fp8 for a network released in it, where the GPU has it
-        optimizer: muon adds the products that make matrices orthogonal, and saves a moment of them
+        precision: bf16, fp16, fp8 or fp32; auto: fp8 of a release in it, where the GPU has it
+        optimizer: adamw; muon adds products that make matrices orthogonal, and saves a moment
         rent: US dollars a GPU-hour, in place of the catalog's
         date: of the catalog's price, like 2024-12
         pace: tokens a second and GPU that you measured with this network on this GPU
@@ -79,24 +80,26 @@ def plan(
         why: print where each figure comes from
         json: print data instead of a page
     """
+    from benthic.cost.network.units import whole
     from benthic.cost.planner.asking import Asked, ask
 
-    numbers = {
-        **{"params": params, "active": active, "layers": layers, "hidden": hidden},
-        **{"heads": heads, "kv_heads": kv_heads, "vocab": vocab, "ffn": ffn},
-        **{"experts": experts, "experts_per_token": experts_per_token},
+    widths = {
+        **{"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads},
+        **{"vocab": vocab, "ffn": ffn, "experts": experts, "experts_per_token": experts_per_token},
     }
+    numbers: dict[str, str | int | None] = {"params": params, "active": active}
+    numbers |= {name: whole(text, f"--{name.replace('_', '-')}") for name, text in widths.items()}
     return ask(
         Asked(
             config=config,
             numbers={name: value for name, value in numbers.items() if value not in ("", None)},
             gpu=gpu,
-            gpus=count,
+            gpus=whole(count, "--count"),
             tokens=tokens,
             days=days,
             budget=budget,
             compare=compare,
-            seq=seq,
+            seq=whole(seq, "--seq"),
             batch=batch_tokens,
             layout=layout,
             precision=precision,
@@ -115,12 +118,12 @@ def thrift(
     config: CONFIG = "deepseek-v3",
     /,
     gpu: TEXT = "h800",
-    count: MAYBE_INT = None,
+    count: WHOLE = "",
     tokens: TEXT = "",
-    seq: MAYBE_INT = None,
-    context: MAYBE_INT = None,
-    speed: float = 20.0,
-    by: Literal["quality", "total"] = "quality",
+    seq: WHOLE = "",
+    context: WHOLE = "",
+    speed: TEXT = "",
+    by: TEXT = "quality",
     rent: TEXT = "",
     date: TEXT = "",
     prices: FILES = (),
@@ -136,23 +139,24 @@ def thrift(
         tokens: to train on; DeepSeek-V3's 14.8T, or 20 a parameter, if not given
         seq: tokens of a sequence in training
         context: tokens in the cache of a sequence that is served
-        speed: tokens a second that a user gets
-        by: the plain model's class: of the same quality by a rule of thumb, or of the same total
+        speed: tokens a second that a user gets; 20 if not given
+        by: the plain model's class: of the same quality, by a rule of thumb, or of the same total
         rent: US dollars a GPU-hour, in place of the catalog's
         date: of the catalog's price, like 2024-12
         prices: your own figures, a CSV with key,value,unit
         why: print where each figure comes from
         json: print data instead of a page
     """
+    from benthic.cost.network.units import whole
     from benthic.cost.planner.thrift import show
 
     return show(
         config,
         gpu=gpu,
-        gpus=count,
+        gpus=whole(count, "--count"),
         tokens=tokens,
-        seq=seq,
-        context=context,
+        seq=whole(seq, "--seq"),
+        context=whole(context, "--context"),
         speed=speed,
         by=by,
         rent=rent,
@@ -183,6 +187,7 @@ def fleet(
     inputs: Annotated[Positional[Path | None], arg(metavar="FILE")] = None,
     /,
     html: MAYBE_PATH = None,
+    why: bool = False,
     json: bool = False,
 ) -> int:
     """What owning machines costs: capital, running, the rate of an hour, break-even against rent.
@@ -190,8 +195,25 @@ def fleet(
     Args:
         inputs: a fleet file; the example, benthic/cost/cases/fleet.toml, if not given
         html: write a page for a browser, too
+        why: print where each figure comes from
         json: print data instead of a page
     """
     from benthic.cost.cases import fleet as room
 
-    return room.show(inputs, json=json, html=html)
+    return room.show(inputs, json=json, html=html, why=why)
+
+
+def runs(
+    file: Annotated[Positional[Path | None], arg(metavar="FILE")] = None,
+    /,
+    json: bool = False,
+) -> int:
+    """Published training runs with the MFU that they imply; rows that cannot be true are flagged.
+
+    Args:
+        file: a table of your own, a CSV with model,active_params_b,tokens_t,gpu,gpu_hours
+        json: print data instead of a page
+    """
+    from benthic.cost.cases import runs as room
+
+    return room.show(file, as_json=json)

@@ -185,9 +185,9 @@ class BillConfig:
     price_per_hour: float = 0.10
     """US dollars for one machine (or one GPU) and hour"""
     price_source: str = "assumption: a rented two-core cloud machine; put in your own"
-    watts: float = 30.0
-    """draw of one machine (or one GPU) under load, where no counter can be read"""
-    watts_source: str = "assumption: a laptop under load; put in your own"
+    watts: float = 0.0
+    """draw of one machine (or one GPU) under load, where no counter can be read; 0: as the meter
+    estimates, from the processor's time or the GPU's rating"""
 
     def __post_init__(self) -> None:
         _within(self, price_per_hour=(0, 1e6), watts=(0, 1e6))

@@ -1,4 +1,9 @@
-"""What a run says in the terminal: plan, progress with rate and time left, figures, panel."""
+"""What a run says in the terminal: plan, progress with rate and time left, figures, panel.
+
+A terminal gets a bar, anything else some ten lines a stage, so that a log stays short. Ranks but
+the first are quiet. The panel at the end has one problem before and after, the figures and the
+receipt; the rest is on the page.
+"""
 
 import sys
 import time

@@ -1,4 +1,9 @@
-"""`benthic doctor`: what this machine can do, measured where it is quick, and what is missing."""
+"""`benthic doctor`: what this machine can do, measured where it is quick, and what is missing.
+
+One line each for the machine, memory, disk, products a second, experts' grouped products against
+their loop, GPU, text, energy counters and the ledger. The exit code is 1 where the laptop recipe
+could not run; what is merely optional is named with what it is for.
+"""
 
 import shutil
 import time
@@ -10,7 +15,7 @@ import torch
 from rich.table import Table
 
 from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
-from benthic.cost.metering.meter import POWERCAP, Rapl
+from benthic.cost.metering.rapl import POWERCAP, Rapl
 from benthic.data.text import load_corpus
 from benthic.folder import machine
 from benthic.model.config import ModelConfig
@@ -114,7 +119,7 @@ def _text(table: Table) -> bool:
 def _energy() -> str:
     if Rapl.find(POWERCAP):
         return "the processor's counters can be read (RAPL)"
-    return "no readable counter: bills carry an estimate from the recipe's watts, marked as such"
+    return "no readable counter: bills carry an estimate with its range, marked as such"
 
 
 def _ledger(table: Table) -> bool:

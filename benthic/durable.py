@@ -1,4 +1,8 @@
-"""Files that are whole or not there: written under another name, flushed to disk, renamed."""
+"""Files that are whole or not there: written under another name, flushed to disk, renamed.
+
+A rename within a folder is atomic, and the folder is flushed after it, so after a kill or a power
+cut a reader finds the old file or the new one. A name with `.partial-` is a leftover of a kill.
+"""
 
 import errno
 import os

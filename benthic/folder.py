@@ -1,4 +1,10 @@
-"""A run's folder: what lies where, manifest, results, and the lock that keeps others out."""
+"""A run's folder: what lies where, manifest, results, and the lock that keeps others out.
+
+recipe.toml and manifest.json are written once, at the start of an attempt; results.json and
+metrics.jsonl grow; checkpoints/ holds the state. A command given again must agree with the recipe,
+tasks, vocabulary and corpus that the folder was begun with. Files that no run made are never
+touched, by --fresh neither.
+"""
 
 import json
 import os

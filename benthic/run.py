@@ -18,7 +18,7 @@ from benthic.config import Recipe, to_tree
 from benthic.console import Console
 from benthic.cost.bill.receipt import Receipt, build_receipt
 from benthic.cost.ledger.ledger import Ledger, ledger_path
-from benthic.cost.metering.meter import Meter
+from benthic.cost.metering.heart import Heart
 from benthic.cost.network import flops
 from benthic.data.loader import Mixture
 from benthic.data.tasks.problem import Task
@@ -34,7 +34,7 @@ from benthic.evaluate.text import bits_per_byte, window_starts
 from benthic.folder import FolderError, RunFolder, machine, versions
 from benthic.model.transformer import LanguageModel, initialise
 from benthic.reason import gate
-from benthic.reason.rl import rl_step
+from benthic.reason.rl import Environment, rl_step
 from benthic.session import Session, Unbilled
 from benthic.train import checkpoint, loop, metrics
 from benthic.train.optimizer import Optimizer
@@ -259,21 +259,18 @@ def _reason(session: Session, model: LanguageModel, task: Task, vocabulary: Voca
     muon = config.optimizer == "muon"
     optimizer = Optimizer(model, weight_decay=config.weight_decay, muon=muon)
     twin = copy.deepcopy(model).double() if config.precision == "fp64" else None
-    engine = Engine(twin or model, ends=vocabulary.ends)
+    environment = Environment(
+        sampler=Engine(twin or model, ends=vocabulary.ends),
+        task=task,
+        vocabulary=vocabulary,
+        config=config,
+        seed=recipe.seed,
+    )
     with session.billed("rl", "rl") as meter:
 
         def step(number: int) -> dict[str, Any]:
             result, figures, work = rl_step(
-                model,
-                optimizer,
-                twin,
-                engine,
-                task,
-                vocabulary,
-                config,
-                number,
-                recipe.seed,
-                session.ranks,
+                model, optimizer, environment, number, session.ranks, twin=twin
             )
             meter.add(tokens=work.tokens, flops=work.flops)
             row: dict[str, Any] = dict(figures)
@@ -292,7 +289,7 @@ def _train(
     step: Callable[[int], dict[str, Any]],
     model: LanguageModel,
     optimizer: Optimizer,
-    meter: Meter | Unbilled,
+    meter: Heart | Unbilled,
 ) -> None:
     stage = loop.Stage(name, config.steps, config.checkpoint_every, step)
     with session.console.progress(name, config.steps) as watch:
@@ -390,8 +387,8 @@ def receipt_of(folder: RunFolder) -> Receipt | None:
     if not ledger_path().exists():
         return None
     with Ledger(ledger_path()) as ledger:
-        entries = ledger.entries(folder.path)
-    return build_receipt(entries, folder.manifest()["attempt"]) if entries else None
+        rows = list(ledger.query(run=str(folder.path)))
+    return build_receipt(rows[::-1], folder.manifest()["attempt"]) if rows else None
 
 
 def _shares(load: torch.Tensor) -> list[list[float]]:

@@ -1,8 +1,10 @@
 """The verbs about money as a stranger types them; answers in a fresh process, without torch."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +30,8 @@ def test_a_plan_reads_as_an_answer(
     assert out.startswith("llama-3.1-8b on 1.00T tokens takes 256 H100-SXM:")
     for word in ("P10", "P50", "P90", "GPU-hours", "rent", "MFU", "goodput", "rent.h100-sxm"):
         assert word in out
-    assert max(len(line) for line in out.splitlines()) <= 80
+    wide = [line for line in out.splitlines() if len(line) > 80]
+    assert all(line.strip().startswith("https://") for line in wide)  # addresses stay whole
     assert "nan" not in out.split() and "inf" not in out.split()
 
 
@@ -74,6 +77,34 @@ def test_an_error_is_one_line_and_exit_code_1(
     code, out, err = said(words, monkeypatch, capsys)
     assert code == 1 and not out
     assert err.startswith("benthic: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_who_leaves_is_no_error(more: list[str], tmp_path: Path) -> None:
+    """What is written to files is there all the same."""
+    page, reading = tmp_path / "bill.html", subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    assert reading.stdin is not None and reading.wait() == 0
+    words = ["cost", "report", "--html", str(page), *more]
+    done = subprocess.run(
+        [sys.executable, "-m", "benthic", *words],
+        env=os.environ
+        | {"BENTHIC_LEDGER": str(tmp_path / "ledger.sqlite"), "PYTHONUNBUFFERED": ""},
+        stdout=reading.stdin,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"") and page.exists()
+
+
+def test_a_wrong_price_is_the_meters_own_refusal(tmp_path: Path) -> None:
+    words = ["meter", "--price", "2 EUR", "--", "true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benthic", *words],
+        env=os.environ | {"BENTHIC_LEDGER": str(tmp_path / "ledger.sqlite")},
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert done.returncode == 125 and b"price is '2 EUR': give US dollars" in done.stderr
 
 
 def test_neither_torch_nor_numpy_is_loaded() -> None:

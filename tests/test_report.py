@@ -12,7 +12,7 @@ import pytest
 
 from benthic import report
 from benthic.cost.bill.receipt import build_receipt
-from benthic.cost.ledger.ledger import Entry, Purpose
+from benthic.cost.ledger.entries import Billed, Purpose
 from benthic.report import dollars, percent, render_report, seconds, si, verdict, write_report
 
 HOSTILE = "</svg><script>alert(1)</script>\x00\x1b[31m\u202e\ud800 & \"quoted\" 'too'"
@@ -80,8 +80,8 @@ def metrics(pretrain_steps: int = 900, rl_steps: int = 150) -> list[dict[str, An
     return rows
 
 
-def entry(purpose: Purpose, minutes: float, *, kept: float | None = None, **other: Any) -> Entry:
-    row = Entry(
+def entry(purpose: Purpose, minutes: float, *, kept: float | None = None, **other: Any) -> Billed:
+    row = Billed(
         run="/runs/laptop",
         attempt="a1",
         stage=purpose,
@@ -97,6 +97,7 @@ def entry(purpose: Purpose, minutes: float, *, kept: float | None = None, **othe
         pid=1,
         host="here",
         seconds=60 * minutes,
+        seconds_recorded=60 * minutes,
         seconds_productive=60 * (minutes if kept is None else kept),
         tokens=int(4e5 * minutes),
         flops=9e12 * minutes,
@@ -108,7 +109,7 @@ def entry(purpose: Purpose, minutes: float, *, kept: float | None = None, **othe
 
 def receipt() -> dict[str, Any]:
     rows = [
-        entry("pretrain", 11, attempt="a0"),
+        entry("pretrain", 11, attempt="a0", status="interrupted"),
         entry("pretrain", 9, kept=6, status="interrupted"),
         entry("pretrain", 32),
         entry("rl", 24, energy_source="rapl"),

@@ -377,7 +377,7 @@ def test_a_kill_loses_time_and_nothing_else(
     assert again.results() == done.results()
     assert again.metrics.read_bytes() == done.metrics.read_bytes()
     killed = [row for row in bills(again.path) if row.status == "interrupted"]
-    assert [row.stage for row in killed] == [stage] and killed[0].seconds > 0.9
+    assert [row.stage for row in killed] == [stage] and killed[0].seconds > 0.7
     receipt = receipt_of(again)
     assert receipt is not None and float(dict(receipt.bridge)["lost to interruptions"].seconds) > 0
     whole = sum(row.seconds for row in bills(again.path))

@@ -11,12 +11,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
 from benthic.cost.catalog.load import CostError
 from benthic.svg import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,15 @@ class Points:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origins:
+    """Figures in words, each with its sources, on lines of their own that nothing breaks."""
+
+    title: str
+    items: Sequence[tuple[str, Sequence[str]]]
+    kind: str = "origins"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """An SVG with the sentence that says how to read it; its look sets the size of its text."""
 
@@ -73,12 +85,14 @@ class Drawing:
 @dataclass(frozen=True, kw_only=True)
 class Section:
     title: str
-    blocks: Sequence[Table | Prose | Points | Drawing]
+    blocks: Sequence[Table | Prose | Points | Origins | Drawing]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
     title: str
+    span: str = ""
+    """of time, which the name of a window or a file tells too"""
     verdict: str
     about: str
     numbers: Sequence[Number]
@@ -129,20 +143,28 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def say(sentence: str) -> None:
+def terminal(width: int | None = None) -> "Console":
+    """What prints; BrokenPipeError where whoever read it has left, instead of rich's own exit."""
     import rich.console
 
-    rich.console.Console(highlight=False).print(visible(sentence), markup=False)
+    class Terminal(rich.console.Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Terminal(highlight=False, width=width)
+
+
+def say(sentence: str) -> None:
+    terminal().print(visible(sentence), markup=False)
 
 
 def print_page(page: Page) -> None:
     """Print a page for a terminal of 80 columns, without drawings and folded tables."""
-    import rich.console
     from rich.padding import Padding
     from rich.table import Table as Grid
     from rich.text import Text
 
-    out = rich.console.Console(highlight=False)
+    out = terminal()
     out.print(Text(visible(page.verdict), "bold"))
     out.print(Text(visible(page.about), "dim"))
     for section in page.sections:
@@ -160,6 +182,15 @@ def print_page(page: Page) -> None:
                 for name, text in block.items:
                     points.add_row(Text(visible(name)), Text(visible(text)))
                 out.print(points)
+            elif isinstance(block, Origins):
+                out.print(Text(visible(block.title), "italic"))
+                for words, places in block.items:
+                    out.print(Padding(Text(visible(words)), (0, 0, 0, 2)))
+                    for place in map(visible, places):
+                        if place.startswith("http"):  # only the terminal wraps it: copied whole
+                            out.print(Text(f"    {place}", "dim"), soft_wrap=True)
+                        else:
+                            out.print(Padding(Text(place, "dim"), (0, 0, 0, 4)))
             elif isinstance(block, Table):
                 table = Grid(box=None, pad_edge=False, header_style="dim", title_justify="left")
                 for name in block.columns:

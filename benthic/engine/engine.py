@@ -8,7 +8,7 @@ Shapes: B rows, S cached position, C cache entry, M sparse layers, K experts a t
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Samples:
     """Completions of B prompts, padded to the longest; S = longest prompt + completion.
 
     tokens int64 [B, S]: prompt, completion (its end included), then padding. log_probs fp32
-    [B, S]: of the completion's tokens, at their places, zero elsewhere. experts int16
+    [B, S]: of the completion's tokens, at their places, zero elsewhere. experts int32
     [B, S, M, K]: taken by each token that was fed, -1 where none was (the last token, padding).
     """
 
@@ -36,7 +36,7 @@ class Samples:
     prompt_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
     log_probs: NDArray[np.float32]
-    experts: NDArray[np.int16]
+    experts: NDArray[np.int32]
     flops: int = 0
     """of matrix products: prefill of each distinct prompt, decoding of each completion"""
 
@@ -46,7 +46,7 @@ class Samples:
 
 
 class Engine:
-    """Generates from a model. `record_experts=False` leaves the routers' choices out.
+    """Generates from a model. `record_experts=False` leaves the routers' choices out: then M = 0.
 
     A completion ends at any id of `ends`, if none are given at the config's `eos_token_id`.
     """
@@ -67,7 +67,6 @@ class Engine:
         self.record_experts = record_experts
         self._folded: tuple[list[int], folded.Folded] | None = None
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -78,75 +77,83 @@ class Engine:
 
         ValueError if a prompt is empty or too long for the model.
         """
+        samples = self._blank(prompts, params)
+        keys = range(len(prompts)) if keys is None else keys
+        for _ in self._grow(samples, prompts, params, keys):
+            pass
+        end = int(samples.lengths.max())
+        starts, lengths = samples.prompt_lengths, samples.lengths
+        return replace(
+            samples,
+            tokens=samples.tokens[:, :end],
+            log_probs=samples.log_probs[:, :end],
+            experts=samples.experts[:, :end],
+            flops=_flops(self.model.config, {tuple(p) for p in prompts}, starts, lengths),
+        )
+
+    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+        """Tokens of one completion as they come, its end included; raises as `sample` does."""
+        for token in self._grow(self._blank([prompt], params), [prompt], params, [0]):
+            yield int(token[0])
+
+    def _blank(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Samples:
+        """The prompts, and room for as many new tokens as there may be."""
         self._check(prompts, params.max_new_tokens)
-        B, config = len(prompts), self.model.config
+        config, B = self.model.config, len(prompts)
         start = np.array([len(p) for p in prompts], dtype=np.int64)
         S = int(start.max()) + params.max_new_tokens
         tokens = np.full((B, S), self._pad, dtype=np.int64)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
-        log_probs = np.zeros((B, S), dtype=np.float32)
-        experts = np.full(
-            (B, S, config.num_moe_layers, config.num_experts_per_tok), -1, dtype=np.int16
+        M = config.num_moe_layers if self.record_experts else 0
+        return Samples(
+            tokens=tokens,
+            prompt_lengths=start,
+            lengths=start.copy(),
+            log_probs=np.zeros((B, S), dtype=np.float32),
+            experts=np.full((B, S, M, config.num_experts_per_tok), -1, dtype=np.int32),
         )
-        draws = self._draws(params, range(B) if keys is None else keys)
-        lengths = start.copy()
-        rows, at = np.arange(B), start.copy()
-        logits, cache, prefill_ids = self._prefill(prompts, S)
-        if self.record_experts:
-            for row, ids in enumerate(prefill_ids):
-                experts[row, : len(ids)] = ids
-        decoder, hidden = self._decoder(), _later(S, cache)
+
+    @torch.inference_mode()
+    def _grow(
+        self,
+        samples: Samples,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        keys: Sequence[int],
+    ) -> Iterator[NDArray[np.int64]]:
+        """Write completions into `samples`; yields the new token of every row that goes on."""
+        tokens, experts, lengths = samples.tokens, samples.experts, samples.lengths
+        draws = self._draws(params, keys)
+        rows, at = np.arange(len(prompts)), samples.prompt_lengths.copy()
+        logits, cache, prefill_ids = self._prefill(prompts, tokens.shape[1])
+        for row, ids in enumerate(prefill_ids):
+            experts[row, : len(ids)] = ids
+        decoder, position_S = self._decoder(), torch.arange(tokens.shape[1], device=logits.device)
         level = bool((at == at[0]).all())  # all rows stand at the same position
         for new in range(params.max_new_tokens):
             token, log_p = choose(logits, draws[:, new], params.temperature)
             chosen = token.cpu().numpy()
             tokens[rows, at] = chosen
-            log_probs[rows, at] = log_p.cpu().numpy()
+            samples.log_probs[rows, at] = log_p.cpu().numpy()
             lengths[rows] = at + 1
+            yield chosen
             going = ~self._is_end[chosen] | params.ignore_eos
             if not going.any() or new + 1 == params.max_new_tokens:
-                break
+                return
             if not going.all():
                 keep = torch.from_numpy(np.flatnonzero(going)).to(logits.device)
                 rows, at = rows[going], at[going]
                 token, draws, cache = token[keep], draws[keep], cache.index_select(1, keep)
             at_B = torch.from_numpy(at[:1] if level else at).to(logits.device)
-            last = int(at[0] if level else at.max())
-            mask = (hidden[last : last + 1] if level else hidden[at_B])[:, : last + 1]
+            seen = int(at.max()) + 1
+            mask = cache.new_zeros(len(at_B), seen)
+            mask.masked_fill_(position_S[:seen] > at_B[:, None], -torch.inf)
             routing = Routing() if self.record_experts else None
             logits = decoder.decode(token, at_B, cache, mask, routing)
             if routing is not None and routing.ids:
                 experts[rows, at] = routing.chosen().cpu().numpy()
             at = at + 1
-        end = int(lengths.max())
-        return Samples(
-            tokens[:, :end],
-            start,
-            lengths,
-            log_probs[:, :end],
-            experts[:, :end],
-            _flops(config, {tuple(p) for p in prompts}, start, lengths),
-        )
-
-    @torch.inference_mode()
-    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        """Tokens of one completion as they come, its end included."""
-        self._check([prompt], params.max_new_tokens)
-        S = len(prompt) + params.max_new_tokens
-        draws = self._draws(params, [0])
-        logits, cache, _ = self._prefill([prompt], S)
-        decoder, hidden = self._decoder(), _later(S, cache)
-        for new in range(params.max_new_tokens):
-            with torch.inference_mode():
-                token, _ = choose(logits, draws[:, new], params.temperature)
-            yield int(token)
-            ended = int(token) in self.ends and not params.ignore_eos
-            if ended or new + 1 == params.max_new_tokens:
-                return
-            with torch.inference_mode():
-                at = torch.tensor([len(prompt) + new], device=token.device)
-                logits = decoder.decode(token, at, cache, hidden[at, : int(at) + 1])
 
     def _draws(self, params: SamplingParams, keys: Sequence[int]) -> Tensor:
         """Uniform numbers [B, max_new_tokens]; greedy decoding looks at none."""
@@ -212,8 +219,3 @@ def _flops(
     cached = zip(new.tolist(), start.tolist(), strict=True)
     pairs = sum(causal_pairs(n, cached=p) for n, p in cached)
     return work + decode_flops(config, tokens=int(new.sum()), pairs=pairs)
-
-
-def _later(S: int, like: Tensor) -> Tensor:
-    """Additive mask [S, S]: row t hides the positions after t."""
-    return like.new_full((S, S), -torch.inf).triu_(1)

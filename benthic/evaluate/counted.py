@@ -1,4 +1,8 @@
-"""A sampler that counts what passes through it, for the bill."""
+"""A sampler that counts what passes through it, for the bill.
+
+Evaluation asks a model in many places; wrapped once, all of it is metered in tokens and FLOPs
+without any of them knowing.
+"""
 
 from collections.abc import Sequence
 

@@ -21,11 +21,12 @@ class Order2Model:
             raise ValueError("the order-2 model needs at least 3 bytes of text")
         triples = (text[:-2] * _BYTES + text[1:-1]) * _BYTES + text[2:]
         self.triple = np.bincount(triples, minlength=_BYTES**3).astype(np.int32)
-        pair = np.bincount(text[:-1] * _BYTES + text[1:], minlength=_BYTES**2)
+        pairs = np.bincount(text[:-1] * _BYTES + text[1:], minlength=_BYTES**2)
+        pairs = pairs.reshape(_BYTES, _BYTES)
         single = np.bincount(text, minlength=_BYTES)
         uniform = np.full(_BYTES, 1 / _BYTES)
-        one = _interpolate(single[None], uniform)[0]
-        self.given_one = _interpolate(pair.reshape(_BYTES, _BYTES), one)
+        one = _all_followers(single[None], uniform)[0]
+        self.given_one = _all_followers(pairs, one)
 
     def bits_per_byte(self, stream: NDArray[np.uint8]) -> float:
         """Mean of -log2 p over the bytes from the third on."""
@@ -37,11 +38,7 @@ class Order2Model:
         seen, inverse = np.unique(context, return_inverse=True)
         counts = table[seen]
         total, kinds = counts.sum(1)[inverse], (counts > 0).sum(1)[inverse]
-        shorter = self.given_one[text[1:-1], last]
-        followed = table[context, last]
-        p = np.where(
-            total > 0, (followed + kinds * shorter) / np.maximum(total + kinds, 1), shorter
-        )
+        p = _interpolate(table[context, last], total, kinds, self.given_one[text[1:-1], last])
         return float(-np.log2(p).mean())
 
 
@@ -66,9 +63,18 @@ def order2_reference(train: list[int], test: list[int]) -> float:
 
 
 def _interpolate(
-    counts_CV: NDArray[np.int64], shorter_V: NDArray[np.float64]
+    followed: NDArray[np.integer],
+    total: NDArray[np.integer],
+    kinds: NDArray[np.integer],
+    shorter: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    total = counts_CV.sum(1, keepdims=True)
-    kinds = (counts_CV > 0).sum(1, keepdims=True)
-    mixed = (counts_CV + kinds * shorter_V) / np.maximum(total + kinds, 1)
-    return np.where(total > 0, mixed, shorter_V)
+    """p(c | context) where c `followed` it so often, of `total` followers of so many `kinds`."""
+    mixed = (followed + kinds * shorter) / np.maximum(total + kinds, 1)
+    return np.where(total > 0, mixed, shorter)
+
+
+def _all_followers(
+    counts_CV: NDArray[np.integer], shorter_V: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    total, kinds = counts_CV.sum(1, keepdims=True), (counts_CV > 0).sum(1, keepdims=True)
+    return _interpolate(counts_CV, total, kinds, shorter_V)

@@ -1,4 +1,9 @@
-"""How well a model solves held-out problems, and whether it thinks first."""
+"""How well a model solves held-out problems, and whether it thinks first.
+
+Greedy answers give the accuracy, with Wilson's interval at 95 %. One answer each at temperature 1
+is split by whether it shows its working: the gate before reinforcement asks whether those that do
+are right more often. An answer is right only in the right form, by the rule that rewards use.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,9 @@
-"""Values of a stranger's JSON as the types of a dataclass, or a sentence that names the key."""
+"""Values of a stranger's JSON as the types of a dataclass, or a sentence that names the key.
+
+Files have NaN, huge numbers or pages of text where a config has a whole number or a word: such a
+value is refused, never guessed at. Two exceptions: a whole number will do for a real one, and of
+several end tokens the first is taken.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -43,7 +43,9 @@ def stands_apart(name: str) -> bool:
 
 
 def scale_shape(shape: Shape, block: tuple[int, int]) -> Shape:
-    """Blocks along the last two dimensions, edge blocks counted in."""
+    """Shape of the scales of a weight [..., M, N]: the last two by the block, rounded up."""
+    if len(shape) < 2 or 0 in shape:
+        raise ValueError(f"a weight of shape {shape} has no blocks: it needs rows and columns")
     return (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
 
 

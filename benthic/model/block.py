@@ -1,4 +1,10 @@
-"""One transformer block: norm, attention, residual; norm, SwiGLU, residual."""
+"""One transformer block: norm, attention, residual; norm, SwiGLU, residual.
+
+    h = x + Attention(Norm(x)),  y = h + MLP(Norm(h))
+
+Attention is of latents (MLA) or grouped (GQA), the MLP dense or sparse (MoE), as the config says.
+Whole sequences return what a cache keeps of them; `decode` writes one token's entry and reads it.
+"""
 
 from torch import Tensor, nn
 

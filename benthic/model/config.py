@@ -85,7 +85,7 @@ class RopeScaling:
     @property
     def softmax_factor(self) -> float:
         """DeepSeek's factor on the softmax scale: once for the query, once for the key."""
-        if self.rope_type == "default" or not self.mscale_all_dim:
+        if not self.mscale_all_dim:
             return 1.0
         return self._mscale(self.mscale_all_dim) ** 2
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benthic.hub.layout import scale_shape
 from benthic.model.moe import Experts
 
 BLOCK = (128, 128)
@@ -28,13 +29,6 @@ CODE_MAX = 448.0  # the largest e4m3fn number
 SCALE_MIN = 2.0**-126
 SCALE_MAX = torch.finfo(torch.float32).max / CODE_MAX  # code 448 stays finite in fp32
 TILE = 1 << 19  # numbers widened at a time: 3 MB of scratch, and each step outlasts its launch
-
-
-def scale_shape(shape: tuple[int, ...], block: tuple[int, int] = BLOCK) -> tuple[int, ...]:
-    """Shape of the scales of a weight [..., M, N]: the last two by the block, rounded up."""
-    if len(shape) < 2 or 0 in shape:
-        raise ValueError(f"a weight of shape {shape} has no blocks: it needs rows and columns")
-    return (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
 
 
 @torch.no_grad()

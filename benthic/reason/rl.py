@@ -6,6 +6,7 @@ recomputed. Router biases rest, so equal weights mean equal policies.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,21 @@ from benthic.train.step import Part, StepResult, expert_load, train_step
 PROBLEMS, ANSWERS, COINS = 1001, 1002, 1003
 
 
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What asks, who answers, and how it is judged; the same for every step of a run.
+
+    `sampler` samples from the policy that is trained: from its copy in another precision where
+    `rl_step` is given one. `seed` is the run's.
+    """
+
+    sampler: Sampler
+    task: Task
+    vocabulary: Vocabulary
+    config: ReasonConfig
+    seed: int
+
+
 @dataclass(frozen=True)
 class Rollout:
     """Judged samples of one part: `rewards` and `right` float32 [P, G] on the CPU."""
@@ -50,6 +66,39 @@ class Work:
     flops: int
 
 
+class RolloutSums(NamedTuple):
+    """Over the answers of a batch, of all ranks; float64, in which whole numbers stay exact."""
+
+    answers: float
+    rewards: float
+    right: float
+    thought: float
+    """tokens of reasoning"""
+    thinking: float
+    """answers that reason"""
+    groups_kept: float
+    """with a spread of rewards"""
+    tokens: float
+    """answered, in groups kept: what the loss is a mean over"""
+    fed: float
+    """tokens sampled, prompts included"""
+    flops: float
+
+    @property
+    def work(self) -> Work:
+        return Work(int(self.fed), int(self.flops))
+
+    def shown(self, config: ReasonConfig) -> dict[str, float]:
+        """Means over the answers, for the metrics."""
+        return {
+            "reward": self.rewards / self.answers,
+            "accuracy": self.right / self.answers,
+            "thought_tokens": self.thought / self.answers,
+            "think_share": self.thinking / self.answers,
+            "groups_kept": self.groups_kept / config.prompts,
+        }
+
+
 @dataclass(frozen=True)
 class RlBatch:
     """One part: tokens [B, T]; answered bool and old fp32 [B, T - 1]; replay [B, T - 1, M, K]."""
@@ -60,18 +109,20 @@ class RlBatch:
     replay: Tensor
     advantage: Tensor
 
+    @property
+    def counted(self) -> Tensor:
+        """Answered tokens of groups that have a spread, bool [B, T - 1]."""
+        return self.answered & (self.advantage != 0)[:, None]
+
 
 def rl_step(
     model: LanguageModel,
     optimizer: Optimizer,
-    twin: LanguageModel | None,
-    sampler: Sampler,
-    task: Task,
-    vocabulary: Vocabulary,
-    config: ReasonConfig,
+    environment: Environment,
     step: int,
-    seed: int,
     ranks: Ranks,
+    *,
+    twin: LanguageModel | None = None,
 ) -> tuple[StepResult | None, dict[str, float], Work]:
     """One batch of groups and one update from it; none where no group has spread.
 
@@ -80,43 +131,16 @@ def rl_step(
 
     Returns the step's result, its figures (means over the batch's answers), and the work done.
     """
+    config = environment.config
     if twin is not None:
         twin.load_state_dict(model.state_dict())
-    policy = twin or model
-    batches: dict[int, RlBatch] = {}
-    device = model.cos.device
-    # answers, reward, right, tokens thought, answers that think, groups kept, their tokens; work
-    count = torch.zeros(9, dtype=torch.float64)
-    rollouts = ranks.each(
-        lambda number: roll_out(sampler, task, vocabulary, config, step, number, seed),
-        config.micro_batches,
-    )
-    for number, rollout in zip(ranks.deal(config.micro_batches), rollouts, strict=True):
-        advantage, kept = advantages(rollout.rewards)
-        batches[number] = to_batch(rollout.samples, advantage.flatten(), device)
-        answered = batches[number].answered & (advantage.flatten() != 0).to(device)[:, None]
-        rewards, right = rollout.rewards.sum().item(), rollout.right.sum().item()
-        figures = [rollout.rewards.numel(), rewards, right, rollout.thought, rollout.thinks]
-        figures += [kept.sum().item(), answered.sum().item(), rollout.samples.lengths.sum()]
-        figures += [_flops(model.config, rollout.samples)]
-        count += torch.tensor(figures, dtype=torch.float64)
-    count = count.to(device)
-    ranks.sum([count])
-    answers, paid, right, thought, thinks, kept_groups, tokens, fed, flops = count.tolist()
-    work = Work(int(fed), int(flops))
-    shown = {
-        "reward": paid / answers,
-        "accuracy": right / answers,
-        "thought_tokens": thought / answers,
-        "think_share": thinks / answers,
-        "groups_kept": kept_groups / config.prompts,
-    }
-    if not tokens:
-        return None, shown, work
+    batches, sums = _sample(environment, step, ranks, model)
+    if not sums.tokens:
+        return None, sums.shown(config), sums.work
     ratios: list[float] = []
 
     def part(number: int) -> Part:
-        done, highest = _part(policy, batches[number], tokens, config)
+        done, highest = _part(twin or model, batches[number], sums.tokens, config)
         ratios.append(highest)
         return done
 
@@ -131,28 +155,49 @@ def rl_step(
         ranks=ranks,
         twin=twin,
     )
-    shown["clip_share"] = result.sums[0] / tokens
-    shown["ratio_max"] = max(ratios)
-    return result, shown, work
+    more = {"clip_share": result.sums[0] / sums.tokens, "ratio_max": max(ratios)}
+    return result, sums.shown(config) | more, sums.work
 
 
-def roll_out(
-    sampler: Sampler,
-    task: Task,
-    vocabulary: Vocabulary,
-    config: ReasonConfig,
-    step: int,
-    part: int,
-    seed: int,
-) -> Rollout:
+def _sample(
+    environment: Environment, step: int, ranks: Ranks, model: LanguageModel
+) -> tuple[dict[int, RlBatch], RolloutSums]:
+    """This rank's batches by the number of their part, and sums over all parts of the step."""
+    parts, device = environment.config.micro_batches, model.cos.device
+    batches: dict[int, RlBatch] = {}
+    count = torch.zeros(len(RolloutSums._fields), dtype=torch.float64)
+    rollouts = ranks.each(lambda number: roll_out(environment, step, number), parts)
+    for number, rollout in zip(ranks.deal(parts), rollouts, strict=True):
+        advantage, kept = advantages(rollout.rewards)
+        batch = batches[number] = to_batch(rollout.samples, advantage.flatten(), device)
+        figures = RolloutSums(
+            answers=rollout.rewards.numel(),
+            rewards=rollout.rewards.sum().item(),
+            right=rollout.right.sum().item(),
+            thought=rollout.thought,
+            thinking=rollout.thinks,
+            groups_kept=kept.sum().item(),
+            tokens=batch.counted.sum().item(),
+            fed=rollout.samples.lengths.sum(),
+            flops=_flops(model.config, rollout.samples),
+        )
+        count += torch.tensor(figures, dtype=torch.float64)
+    count = count.to(device)
+    ranks.sum([count])
+    return batches, RolloutSums(*count.tolist())
+
+
+def roll_out(environment: Environment, step: int, part: int) -> Rollout:
     """Groups of answers to this part's problems, judged; the same on any number of ranks."""
+    task, vocabulary = environment.task, environment.vocabulary
+    config, seed = environment.config, environment.seed
     prompts = config.prompts // config.micro_batches
     first = step * config.prompts + part * prompts
     problems = task.problems("train", first, prompts, seed + PROBLEMS)
     group: list[Problem] = [p for p in problems for _ in range(config.group)]
     keys = list(range(first * config.group, (first + prompts) * config.group))
     params = SamplingParams(max_new_tokens=config.max_new_tokens, seed=seed + ANSWERS)
-    samples = sampler.sample([p.prompt(vocabulary) for p in group], params, keys)
+    samples = environment.sampler.sample([p.prompt(vocabulary) for p in group], params, keys)
     answers = [samples.completion(row) for row in range(len(group))]
     judged = [reward(p, a, vocabulary) for p, a in zip(group, answers, strict=True)]
     rewards = torch.tensor([r for r, _ in judged])
@@ -207,7 +252,7 @@ def _part(
 ) -> tuple[Part, float]:
     new, routing = policy_log_probs(model, batch)
     ratio = (new - batch.old).exp()
-    counted = batch.answered & (batch.advantage != 0)[:, None]
+    counted = batch.counted
     objective = clipped_objective(ratio, batch.advantage, config.clip_low, config.clip_high)
     loss = -(objective * counted).sum() / tokens
     outside = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)

@@ -1,7 +1,8 @@
 """Exact, atomic, resumable state: a flat set of tensors (safetensors) and a JSON beside it.
 
 A checkpoint is a folder `<stage>-<step>`; it is written under another name, flushed to disk and
-renamed, so a folder with the right name is whole. The JSON keeps the hash of the tensors' file: a
+renamed, so a folder with the right name is whole. One that is written again is renamed aside until
+the new one stands, and read from there meanwhile. The JSON keeps the hash of the tensors' file: a
 checkpoint that was cut short later is noticed. Nothing here depends on the number of ranks.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from benthic.durable import flush_folder, write_durably
 
 TENSORS, FACTS = "state.safetensors", "state.json"
+_ASIDE = ".replaced-"
 
 
 class CheckpointError(RuntimeError):
@@ -34,15 +36,19 @@ class State:
 
 
 def path_of(folder: Path, stage: str, step: int) -> Path:
-    return folder / f"{stage}-{step:07d}"
+    """Where the checkpoint lies: under its name, or aside if its replacement was cut short."""
+    path = folder / f"{stage}-{step:07d}"
+    aside = _aside(path)
+    return aside if aside.exists() and not path.exists() else path
 
 
 def save(folder: Path, stage: str, step: int, state: State, *, keep: int = 2) -> Path:
     """Write a checkpoint, then delete the stage's oldest beyond `keep`.
 
-    Raises CheckpointError if the disk is full or not writable; what stood before is untouched.
+    Raises CheckpointError if the disk is full or not writable; what stood before can still be
+    read, one of the same step included, until the new one stands in its place.
     """
-    target = path_of(folder, stage, step)
+    target = folder / f"{stage}-{step:07d}"
     partial = folder / f".partial-{target.name}"
     for left in folder.glob(".partial-*"):  # of a process that was killed while writing
         shutil.rmtree(left, ignore_errors=True)
@@ -54,11 +60,15 @@ def save(folder: Path, stage: str, step: int, state: State, *, keep: int = 2) ->
         write_durably(partial / TENSORS, blob)
         write_durably(partial / FACTS, json.dumps(facts, indent=1).encode())
         if target.exists():
-            shutil.rmtree(target)
+            shutil.rmtree(_aside(target), ignore_errors=True)
+            target.rename(_aside(target))
         partial.rename(target)
         flush_folder(folder)
+        shutil.rmtree(_aside(target), ignore_errors=True)
         for old in steps_of(folder, stage)[:-keep]:
-            shutil.rmtree(path_of(folder, stage, old))
+            path = path_of(folder, stage, old)
+            shutil.rmtree(path)
+            shutil.rmtree(_aside(path), ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -88,9 +98,14 @@ def load(path: Path) -> State:
 
 def steps_of(folder: Path, stage: str) -> list[int]:
     """Steps at which the stage has a whole checkpoint, ascending."""
-    found = []
-    for path in folder.glob(f"{stage}-*"):
-        number = path.name.removeprefix(f"{stage}-")
-        if path.is_dir() and number.isdigit():
-            found.append(int(number))
+    found = set()
+    for prefix in (f"{stage}-", f"{_ASIDE}{stage}-"):
+        for path in folder.glob(f"{prefix}*"):
+            number = path.name.removeprefix(prefix)
+            if path.is_dir() and number.isdigit():
+                found.add(int(number))
     return sorted(found)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{_ASIDE}{path.name}")

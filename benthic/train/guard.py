@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, leave with one sentence."""
+"""Ctrl-C and SIGTERM during training: finish the step, save, leave with one sentence.
+
+The first signal raises a flag that the loop reads between steps; the second acts as it would have,
+for whoever does not want to wait. Handlers belong to the main thread; elsewhere nothing is caught.
+"""
 
 import signal
 import threading

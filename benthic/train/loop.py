@@ -1,9 +1,16 @@
-"""The loop that every training stage runs in: resume, step, record, save, stop when asked."""
+"""The loop that every training stage runs in: resume, step, record, save, stop when asked.
+
+Pretraining and reinforcement differ in `Stage.step` alone. Random numbers are functions of the step
+and the seed, so a checkpoint holds tensors and a count, and a run that was stopped or killed ends
+with the same bits as one that was not. All ranks step; the first writes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from benthic.model.transformer import LanguageModel
 from benthic.train import checkpoint, metrics
@@ -87,15 +94,17 @@ def restore(
         return 0
     path = checkpoint.path_of(checkpoints, name, done[-1])
     state = checkpoint.load(path)
-    weights = {k.removeprefix("model."): v for k, v in state.tensors.items() if k[:6] == "model."}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(_under("model.", state.tensors))
         if optimizer is not None:
-            prefix = "optimizer."
-            kept = {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
+            kept = _under("optimizer.", state.tensors)
             optimizer.load_state_dict(kept, state.facts["optimizer_steps"])
     except (RuntimeError, KeyError) as error:
         raise checkpoint.CheckpointError(
             f"the checkpoint {path} does not fit this recipe's model: use --name for another run"
         ) from error
     return done[-1]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

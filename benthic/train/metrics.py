@@ -1,4 +1,8 @@
-"""One JSON object a step, appended to `metrics.jsonl`; on resume, what was not saved is dropped."""
+"""One JSON object a step, appended to `metrics.jsonl`; on resume, what was not saved is dropped.
+
+Rows are written without waiting for the disk, so a kill may leave a last line cut short: it is left
+out when read, and the step that it told of is told again by the resumed run.
+"""
 
 import json
 from pathlib import Path

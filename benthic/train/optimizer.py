@@ -4,6 +4,11 @@ Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal
 Newton-Schulz steps. Matrices of one shape, stacked experts included, are done in one batch. The
 update is scaled to the root mean square 0.2 that AdamW's has (Moonlight, arXiv:2502.16982), so both
 share a learning rate. Embedding, head, norms and routers take AdamW.
+
+Two things differ from what is usual. An expert's gate and up are stored as one [2F, D] and go
+through Newton-Schulz as one matrix, where Moonlight takes each projection alone: the stack then
+needs no copy, and the update's RMS is the same. Weight decay reaches every parameter, norms, biases
+and embeddings too, which others spare: V3 section 4.2 names none to spare.
 """
 
 import math

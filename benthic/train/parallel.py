@@ -8,7 +8,7 @@ adds.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,12 +51,13 @@ class Ranks:
             )
         return range(self.rank, parts, self.size)
 
-    def each(self, work: Callable[[int], Result], parts: int) -> list[Result]:
-        """`work(number)` for each of this rank's parts, results in their order."""
+    def each(self, work: Callable[[int], Result], parts: int) -> Iterator[Result]:
+        """`work(number)` for each of this rank's parts, results in their order; without a pool a
+        part is worked on when its result is asked for."""
         mine = self.deal(parts)
         if self.pool is None or len(mine) == 1:
-            return [work(number) for number in mine]
-        return list(self.pool.map(work, mine))
+            return map(work, mine)
+        return self.pool.map(work, mine)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks: one all-reduce for each dtype."""

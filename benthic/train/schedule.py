@@ -1,4 +1,9 @@
-"""Learning rate, bias rate and look-ahead weight as functions of the step."""
+"""Learning rate, bias rate and weight of the MTP loss as functions of the step.
+
+All three are functions of the step and the recipe alone, so a resumed run needs no state of them.
+Warm-up is linear, the rate then constant (V3 section 4.2); its decay is linear to zero, where V3
+takes a cosine and two constant tails. The MTP weight turns where the decay begins.
+"""
 
 from benthic.config import PretrainConfig, ReasonConfig
 
@@ -16,6 +21,6 @@ def bias_rate(step: int, config: PretrainConfig) -> float:
 
 
 def mtp_weight(step: int, config: PretrainConfig) -> float:
-    """Lambda of the look-ahead loss: high, then low once the rate decays (V3 section 4.2)."""
+    """Lambda of the MTP loss: high, then low once the rate decays (V3 section 4.2)."""
     decaying = step >= config.steps * (1 - config.decay_share)
     return config.mtp_weight_late if decaying else config.mtp_weight

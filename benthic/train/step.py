@@ -76,10 +76,12 @@ def train_step(
             done.sums,
         ]
 
-    (gradients, total), *others = ranks.each(differentiate, parts)
-    for more, figures in others:
+    results = ranks.each(differentiate, parts)
+    gradients, total = next(results)
+    for more, figures in results:
         torch._foreach_add_(gradients, more)
         torch._foreach_add_(total, figures)
+        del more  # or it would live through the next part
     ranks.sum([*gradients, *total])
     for p, gradient in zip(parameters, gradients, strict=True):
         p.grad = gradient

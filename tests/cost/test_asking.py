@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benthic import cli_cost
 from benthic.cost.catalog.load import CostError, load
 from benthic.cost.planner.asking import Asked, ask, in_fp8, question, rent_of
 from benthic.cost.planner.basis import Question
@@ -50,6 +51,12 @@ def test_days_have_their_unit_in_the_name(text: str, days: float) -> None:
 def test_a_rent_is_of_an_hour(text: str) -> None:
     assert rent_of(text) == 2.5
     assert rent_of("") is None
+
+
+def test_what_a_config_leaves_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "text_config": MIXTRAL}))
+    said = question(asked(config=str(tmp_path), tokens="1T"), CATALOG).said
+    assert said == ("the text part alone is counted: its towers for images or sound are not",)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +167,9 @@ def test_compare_leaves_out_what_has_no_answer(capsys: pytest.CaptureFixture[str
     assert first["gpu"] == "H100-SXM" and "no rent" in second["error"]
     ask(words, why=False, as_json=False)
     assert "M3-Ultra" in capsys.readouterr().out
+    ask(replace(words, compare="h100,h9"), why=False, as_json=True)
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["gpu"] == "H100-SXM" and second["error"].startswith("no GPU is called 'h9'")
     with pytest.raises(CostError, match="no rent"):
         ask(replace(words, compare="m3-ultra"), why=False, as_json=False)
 
@@ -187,40 +197,49 @@ BASE = {"config": "llama-3.2-1b", "tokens": "1B"}
         (BASE | {"days": "nan"}, "--days is nan"),
         (BASE | {"days": "30x"}, "with a unit"),
         (BASE | {"tokens": "-5T"}, "between"),
-        (BASE | {"tokens": "14.8"}, "like 70B, 14.8T"),
+        (BASE | {"tokens": "14.8"}, r"between 1,000 and 10,000T: did you mean 14\.8T\?"),
+        (BASE | {"tokens": "14,8T"}, "a comma separates thousands"),
         (BASE | {"tokens": "NaN"}, "write a number"),
         (BASE | {"tokens": "1e999"}, "between"),
-        (BASE | {"tokens": "1e17"}, "at most 10,000T"),
+        (BASE | {"tokens": "1e17"}, "between 1,000 and 10,000T"),
         (BASE | {"budget": "50000 EUR"}, "rate of your own"),
-        (BASE | {"budget": "1e13"}, "at most"),
+        (BASE | {"budget": "1e13"}, r"between 0\.01 and 1T"),
+        (BASE | {"budget": "5,6M"}, "a comma separates thousands"),
+        (BASE | {"days": "1.500"}, "1.5 here and 1500 elsewhere"),
         (BASE | {"budget": "-1"}, "between"),
         (BASE | {"rent": "0"}, "between"),
-        (BASE | {"rent": "5000"}, "up to 1000"),
+        (BASE | {"rent": "5000"}, r"between 0\.01 and 1,000, like 2\.10"),
         (BASE | {"gpu": "h101"}, "did you mean"),
         (BASE | {"gpus": 0}, "--count is 0"),
-        (BASE | {"gpus": 10**7}, "--count is 10000000"),
+        (BASE | {"gpus": 10**7}, "--count is 10,000,000"),
         (BASE | {"seq": 0}, "--seq is 0"),
         (BASE | {"batch": "10"}, "does not hold a sequence of 4,096"),
         (BASE | {"batch": "1e12"}, "--batch-tokens"),
         (BASE | {"pace": "0"}, "--pace"),
         (BASE | {"pace": "10M"}, "divide by the number of GPUs"),
         (BASE | {"date": "2019-01"}, "dates with figures go from"),
+        (BASE | {"date": "2999-01"}, r"no price is known yet: give one up to \d{4}-\d\d-\d\d"),
         (BASE | {"date": "tomorrow"}, "is no date"),
         (BASE | {"gpu": "m3-ultra"}, "or give --rent"),
         (BASE | {"gpu": "a100", "precision": "fp8"}, "plan with --precision bf16"),
         (BASE | {"gpu": "v100", "precision": "bf16"}, "plan with --precision fp16"),
+        (BASE | {"precision": "int8"}, "choose auto, bf16, fp16, fp8 or fp32"),
+        (BASE | {"optimizer": "lion"}, "choose adamw or muon"),
         (BASE | {"layout": "xx4", "gpus": 8}, "the words are"),
         (BASE | {"layout": "tp3", "gpus": 8}, "do not divide 8"),
         (BASE | {"layout": "dp8 bf16", "precision": "fp8"}, "leave one of them"),
         ({"config": "deepseek-v3", "tokens": "1T", "layout": "pp16 ep64"}, "name dp in it"),
         (BASE | {"numbers": {"params": "1B"}}, "leave one of them"),
-        ({"numbers": {"params": "70"}, "tokens": "1T"}, "like 70B"),
+        ({"numbers": {"params": "70"}, "tokens": "1T"}, "did you mean 70B"),
+        ({"numbers": {"params": "70B", "active": "13"}, "tokens": "1T"}, "did you mean 13B"),
         ({"numbers": {"params": "70B", "active": "80B"}, "tokens": "1T"}, "give fewer"),
         ({"numbers": {"heads": 8}, "tokens": "1T"}, "give --params"),
         ({"compare": "h100,h200", "tokens": "1T"}, "none is named"),
         ({"budget": "1M", "layout": "dp8"}, "none is named"),
         (BASE | {"compare": ","}, "name GPUs"),
-        (BASE | {"compare": "h100,h9"}, "no GPU is called"),
+        (BASE | {"compare": "h9,xx"}, "no GPU is called"),
+        (BASE | {"gpu": "xx"}, "take A100-SXM4-80GB, A100-SXM4-40GB or another of the"),
+        (BASE | {"gpu": "h100,h200"}, "compare several with --compare"),
         (BASE | {"compare": "h100,h200", "rent": "2"}, "--prices"),
         (BASE | {"compare": "h100,h200", "gpu": "a100"}, "--compare names several"),
         (BASE | {"prices": (Path("none.csv"),)}, "is no file"),
@@ -232,6 +251,39 @@ def test_what_is_refused_in_one_sentence(words: dict[str, Any], match: str) -> N
         ask(asked(**words), why=False, as_json=False)
     text = str(caught.value)
     assert "\n" not in text and ":" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus"), [("1,024", 1024), ("1k", 1000), ("8", 8), ("1e3", 1000), ("1.5k", 1500)]
+)
+def test_whole_numbers_are_read_as_others_are(
+    capsys: pytest.CaptureFixture[str], count: str, gpus: int
+) -> None:
+    cli_cost.plan("llama-3.2-1b", count=count, seq="4k", tokens="1B", layout="zero3", json=True)
+    made = json.loads(capsys.readouterr().out)
+    assert (made["gpus"], made["sequence"]) == (gpus, 4000)
+
+
+@pytest.mark.parametrize("text", ["1.5", "x", "1.000", "1,5", "0.0005k", "nan"])
+def test_what_is_no_whole_number_is_refused(text: str) -> None:
+    for flags in ({"count": text}, {"seq": text}, {"kv_heads": text}):
+        name = next(iter(flags)).replace("_", "-")
+        with pytest.raises(CostError, match=rf"--{name} is '{text}': .*number.*, like 1,024"):
+            cli_cost.plan("llama-3.2-1b", tokens="1B", **flags)
+    with pytest.raises(CostError, match="--context is"):
+        cli_cost.thrift("llama-3.2-1b", context=text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ({"by": "active"}, "--by is 'active': choose quality or total"),
+        ({"speed": "fast"}, "--speed is 'fast': write a number .*, like 20"),
+    ],
+)
+def test_words_of_thrift_that_are_refused(flags: dict[str, str], match: str) -> None:
+    with pytest.raises(CostError, match=match):
+        cli_cost.thrift("llama-3.2-1b", **flags)
 
 
 @pytest.mark.parametrize(

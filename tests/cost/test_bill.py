@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benthic.cost.bill import bill as room
 from benthic.cost.bill.bill import draw_up, moment, rounded, totals_reference
+from benthic.cost.bill.headline import ended_attempts
 from benthic.cost.bill.page import story
 from benthic.cost.bill.report import card, show, to_dict
 from benthic.cost.bill.spread import weigh
@@ -175,8 +176,8 @@ def test_an_attempt_that_was_thrown_away_is_no_headline(ledger: Ledger) -> None:
     assert bill.headline.hours == pytest.approx(10 + 90 + 10)
     assert bill.steps["failed"].hours == pytest.approx(100 + 10)
     ended = {("pretrain", "/r/x", "second"), ("pretrain", "/r/y", "first")}
-    assert room.ended_attempts(ledger) == ended
-    assert room.ended_attempts(ledger, ["/r/x"]) == {("pretrain", "/r/x", "second")}
+    assert ended_attempts(ledger) == ended
+    assert ended_attempts(ledger, ["/r/x"]) == {("pretrain", "/r/x", "second")}
 
 
 def test_the_largest_runs_by_the_owners_rate(ledger: Ledger, tmp_path: Path) -> None:
@@ -238,6 +239,18 @@ def test_idle_is_what_a_reservation_had_left_however_it_ended(ledger: Ledger) ->
     assert "32 device-hours" in render(story(bill, drawn=True))
 
 
+def test_what_is_always_ended_by_a_signal_is_no_failure(ledger: Ledger) -> None:
+    bill = billed(
+        ledger,
+        row("server", purpose="serving", hours=5, status="interrupted"),
+        row("crash", purpose="serving", hours=1, status="failed"),
+        row("talk", purpose="chat", hours=2, status="interrupted"),
+        row("sweep", purpose="ablation", hours=3, status="interrupted"),
+    )
+    hours = {name: bill.steps[name].hours for name in ("serving", "chat", "ablation", "failed")}
+    assert hours == pytest.approx({"serving": 5, "chat": 2, "ablation": 0, "failed": 4})
+
+
 def test_held_and_not_busy_is_told_of_work_alone(ledger: Ledger) -> None:
     bill = billed(
         ledger,
@@ -256,7 +269,7 @@ def test_two_projects_apart_and_together(ledger: Ledger) -> None:
     assert both.full == sum(draw_up(ledger, project=p).full for p in ("reef", "sonar"))
     one = draw_up(ledger, project="sonar")
     assert one.headline.dollars == 0 and one.full == 4
-    assert story(one).title == "The bill of sonar"
+    assert story(one).title == "The bill of sonar" and story(one).span.startswith("2025-01-01 to")
     assert "no final run has ended well" in story(one).verdict
     assert draw_up(ledger, project="none").rows == 0
 

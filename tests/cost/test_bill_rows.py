@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from benthic import cli_cost
+from benthic.cost.bill.amending import amend
 from benthic.cost.bill.bill import draw_up
 from benthic.cost.bill.plans import keep
 from benthic.cost.bill.report import card, page_of, to_dict
 from benthic.cost.bill.report import show as report
-from benthic.cost.bill.rows import amend, budget, show_list, show_one, standing
+from benthic.cost.bill.rows import budget, show_list, show_one, standing
 from benthic.cost.bill.spread import weigh
 from benthic.cost.bill.terms import load, price_range
 from benthic.cost.catalog.load import CostError
@@ -188,7 +189,8 @@ def test_energy_of_amended_seconds_is_not_passed_off(
     [
         ([], "r", "nothing to amend"),
         (["project"], "r", "FIELD=VALUE"),
-        (["project=x", "status=done"], "r", "cannot be amended"),
+        (["project=x", "tokens=1"], "r", "cannot be amended"),
+        (["project=x", "status=running"], "r", "status is 'running'"),
         (["project=x", "price_per_hour=-1"], "r", "price_per_hour"),
         (["project=x", "price_per_hour=2 EUR"], "r", "give a number"),
         (["project=x", "price_per_hour=nan"], "r", "finite"),
@@ -202,6 +204,35 @@ def test_of_wrong_amendments_none_is_made(
         amend(external_id("1"), changes, reason=reason, ledger=path)
     with Ledger(path) as ledger:
         assert not ledger.amendments()
+
+
+def test_filters_choose_the_rows_to_amend(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["purpose=final", "price_per_hour=3"]
+    assert amend("", changes, reason="so", project="p1", status="done", ledger=path) == 0
+    told = out(capsys)
+    assert "2 rows: purpose pretrain (final), price_per_hour 3.0" in told
+    assert "together they count $6.00,\nbefore $4.00" in told
+    with Ledger(path) as ledger:
+        rows = {row.id: (row.purpose, row.price_per_hour) for row in ledger.query(project="p1")}
+        assert rows == dict.fromkeys(map(external_id, "13"), ("pretrain", 3.0))
+        assert len(ledger.amendments()) == 4
+    for prefix, given, says in (
+        ("", {}, "no row is chosen"),
+        ("1", {"project": "p1"}, "both an ID and filters"),
+        ("", {"source": "import:sacct"}, "no row passes"),
+    ):
+        with pytest.raises(CostError, match=says):
+            amend(prefix, changes, reason="so", ledger=path, **given)
+
+
+def test_an_outcome_that_was_guessed_is_put_right(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    amend(external_id("bad"), ["status=done"], reason="it ended well", ledger=path)
+    told = out(capsys)
+    assert "status: failed -> done" in told and "seconds_productive: (none) -> 3600.0" in told
+    with Ledger(path) as ledger:
+        assert ledger.find(external_id("bad")).dollars_kept == 2.0
 
 
 def test_budgets_are_set_listed_and_lifted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +288,7 @@ def test_a_plan_that_was_printed_is_held_against_the_bill(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cli_cost.plan("llama-3.1-8b", count=8, tokens="1B", json=True)
+    cli_cost.plan("llama-3.1-8b", count="8", tokens="1B", json=True)
     text = out(capsys)
     file = tmp_path / "plan.json"
     file.write_text(text)

@@ -137,6 +137,8 @@ def test_the_page_stands_alone(ledger: Ledger) -> None:
     assert "<script" not in page and "<svg" in page and "src=" not in page
     assert not re.findall(r"(?:href|url)\s*[=(]\s*[\"']?(?!data:)https?:", page)
     assert "prefers-color-scheme: dark" in page
+    assert "<title>The bill, 2025-01-01 to 2025-01-01</title>" in page
+    assert re.search(r"Drawn up 20\d\d-\d\d-\d\d by Benthic \S+ from ledger\.sqlite\.", page)
 
 
 def test_ten_users_by_name_and_the_rest_in_one_line(ledger: Ledger) -> None:
@@ -147,6 +149,15 @@ def test_ten_users_by_name_and_the_rest_in_one_line(ledger: Ledger) -> None:
     assert len(names) == 11 and names[0] == "u13" and names[-1] == "4 others"
     amounts = [float(cells[-1].strip("$")) for cells in users.rows]  # type: ignore[union-attr]
     assert sum(amounts) == pytest.approx(bill.metered.dollars)
+
+
+def test_two_prices_in_one_table_are_told(ledger: Ledger, tmp_path: Path) -> None:
+    rate = "[rates]\nall = { value = 9, unit = 'USD/GPU-hour' }"
+    bill = billed(ledger, row("a", user="u"), row("b", user="v"))
+    assert not table(story(bill), "Who and what used it", "user").note
+    bill = draw_up(ledger, load(terms_file(tmp_path, rate)))
+    note = table(story(bill), "Who and what used it", "user").note
+    assert note == "The headline is at the ledger's price, the rest at the owner's."
 
 
 def test_a_bill_below_a_dollar_has_digits(ledger: Ledger) -> None:

@@ -226,6 +226,8 @@ def test_text_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert max(len(line) for line in text.splitlines() if "Page:" not in line) <= 80
     html = target.read_text()
     assert "<script" not in html
+    # Wide tables are cards on a phone, where each cell says its column; four columns fit.
+    assert html.count(' cards"') == 2 and html.count('data-column="no resale"') == 1
     drawings = re.findall(r"<svg.*?</svg>", html, re.S)
     assert len(drawings) == 2
     for drawing in drawings:
@@ -260,4 +262,42 @@ def test_a_number_beyond_all_floats_is_a_sentence(tmp_path: Path) -> None:
     assert count
     path.write_text(EXAMPLE.read_text().replace(count[0], "count = { value = 1" + "0" * 400))
     with pytest.raises(CostError, match=r"count' value is 10+\.\.\.; in GPUs it must be from 1"):
+        load(path)
+
+
+def test_why_names_each_input_with_its_address_unbroken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert owning.show(EXAMPLE, why=True) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for key, entry in LAB.inputs.items():
+        assert entry.source in lines and any(line.startswith(key) for line in lines), key
+    assert owning.show(EXAMPLE) == 0
+    assert "channelvisionmag" not in capsys.readouterr().out
+
+
+def changed(tmp_path: Path, pattern: str, text: str) -> Path:
+    """The example with one of its texts replaced."""
+    shipped, path = EXAMPLE.read_text(), tmp_path / "mine.toml"
+    assert re.search(pattern, shipped)
+    path.write_text(re.sub(pattern, text, shipped))
+    return path
+
+
+@pytest.mark.parametrize("high", ["0.95", "1.0"])
+def test_a_network_that_leaves_nothing_for_servers_is_refused(tmp_path: Path, high: str) -> None:
+    path = changed(tmp_path, r"value = 0\.12, low = 0\.10, high = 0\.19", f"value = {high}")
+    with pytest.raises(
+        CostError, match=rf"interconnect' reaches {float(high):g} of .* at most 0.9"
+    ):
+        load(path)
+    path = changed(tmp_path, r"value = 0\.12, low = 0\.10, high = 0\.19", "value = 0.9")
+    fleet = load(path)
+    assert evaluate(fleet, fleet.values)["fleet.capex"] < 1e8
+
+
+def test_half_a_gpu_is_refused(tmp_path: Path) -> None:
+    path = changed(tmp_path, r"count = \{ value = 32,", "count = { value = 32.5,")
+    with pytest.raises(CostError, match=r"pools\.h100\.count' is 32\.5 GPUs; give a whole number"):
         load(path)

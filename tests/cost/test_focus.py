@@ -178,7 +178,7 @@ def test_the_mapping(ledger: Ledger) -> None:
     assert final["ConsumedUnit"] == "GPU-Hours" and failed["ConsumedUnit"] == "Device-Hours"
     assert final["x_Purpose"] == "pretrain" and failed["x_Outcome"] == "failed"
     assert failed["SubAccountId"] == failed["SubAccountName"] == ""
-    assert json.loads(final["Tags"])["user"] == "ana"
+    assert json.loads(final["Tags"])["benthic/user"] == "ana"
     assert float(final["x_EnergyKilowattHours"]) == 1
     assert final["BillingPeriodStart"] == "2025-01-01T00:00:00Z"
     assert final["BillingCurrency"] == "USD" and final["ChargeClass"] == ""
@@ -305,6 +305,7 @@ def test_each_columns_rule_finds_what_breaks_it(column: Any, good: dict[str, str
 
 
 CROSSED = [
+    ({"Tags": '{"stage": "train"}'}, "each tag is the provider's"),
     ({"BillingPeriodEnd": "2025-01-01T00:00:00Z"}, "BillingPeriodStart is before"),
     ({"ChargePeriodEnd": "2025-01-01T00:00:00Z"}, "ChargePeriodStart is before"),
     ({"ChargePeriodEnd": "2025-02-01T00:00:01Z"}, "within its billing period"),

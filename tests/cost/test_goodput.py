@@ -32,11 +32,9 @@ def test_the_catalogs_failures_are_llama_3s() -> None:
 @given(st.integers(1, 20_000), st.floats(1, 60), st.floats(0, 300), st.floats(0.2, 5))
 def test_no_other_interval_is_better(gpus: int, c: float, r: float, off: float) -> None:
     best = goodput(gpus, MTBF, checkpoint=c, restart=r)
-    other = goodput(gpus, MTBF, checkpoint=c, restart=r, interval=off * best.interval)
-    # C / tau + tau / (2 M) at a multiple of the best tau, sqrt(2 C M)
-    lost = sqrt(2 * c * gpus / MTBF) * (off + 1 / off) / 2
-    assert 1 - other.useful - other.restarts == pytest.approx(lost)
-    assert other.useful <= best.useful + 1e-12
+    lost, tau = best.checkpoints + best.lost_work, off * best.interval
+    assert lost == pytest.approx(sqrt(2 * c * gpus / MTBF))
+    assert c / tau + tau * gpus / (2 * MTBF) >= lost * (1 - 1e-12)
     losses = best.checkpoints + best.lost_work + best.restarts
     assert best.useful + losses == pytest.approx(1)
     assert best.checkpoints == pytest.approx(best.lost_work)  # the sign of the best interval
@@ -67,5 +65,3 @@ def test_bad_input_is_a_sentence() -> None:
         goodput(8, float("nan"), checkpoint=30, restart=300)
     with pytest.raises(CostError, match="restart is -1"):
         goodput(8, MTBF, checkpoint=30, restart=-1)
-    with pytest.raises(CostError, match="interval"):
-        goodput(8, MTBF, checkpoint=30, restart=300, interval=0)

@@ -229,6 +229,39 @@ def test_trackio_bills_contiguous_pieces(tmp_path: Path) -> None:
     ]
 
 
+def test_trackio_of_today_has_run_ids_and_json_in_bytes(tmp_path: Path) -> None:
+    """As trackio 0.43 writes: JSON as BLOB in columns of text, runs that share a name."""
+    path = tmp_path / "tp.db"
+    gpu = {"gpu/0/utilization": 50, "gpu/0/energy_consumed": 100.0}
+    with sqlite3.connect(path) as connection:
+        head = "id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, "
+        stamped = "timestamp TEXT NOT NULL, run_name TEXT NOT NULL, "
+        connection.execute(f"CREATE TABLE metrics ({head}{stamped}step INTEGER, metrics TEXT)")
+        connection.execute(f"CREATE TABLE system_metrics ({head}{stamped}metrics TEXT)")
+        connection.execute(f"CREATE TABLE configs ({head}run_name TEXT, config TEXT)")
+        for second, run, metrics in (
+            *((0, "aa", {"loss": 1}), (60, "aa", {"run/status": "failed"})),
+            *((60.6, "bb", {"loss": 1}), (180.6, "bb", {"loss": 0})),
+        ):
+            values = (run, f"2025-03-17T10:0{second // 60:.0f}:{second % 60:04.1f}+00:00", "r")
+            connection.execute(
+                "INSERT INTO metrics (run_id, timestamp, run_name, metrics) VALUES (?, ?, ?, ?)",
+                (*values, json.dumps(metrics).encode()),
+            )
+        for minute, joules in ((1.01, 0), (3, 50)):
+            at = f"2025-03-17T10:0{int(minute)}:{minute % 1 * 60:04.1f}+00:00"
+            connection.execute(
+                "INSERT INTO system_metrics (run_id, timestamp, run_name, metrics) "
+                "VALUES ('bb', ?, 'r', ?)",
+                (at, json.dumps(gpu | {"gpu/0/energy_consumed": joules}).encode()),
+            )
+        config = json.dumps({"_Username": "ada", "_Group": "ablation"}).encode()
+        connection.execute("INSERT INTO configs VALUES (1, 'bb', 'r', ?)", (config,))
+    connection.close()
+    rows = [(e.name, e.seconds, e.status, e.joules, e.user) for e in read(path).entries]
+    assert rows == [("r", 60, "failed", 0, ""), ("r", 120, "done", 50, "ada")]
+
+
 def test_a_table_of_trackio_has_the_keys_of_its_database(tmp_path: Path) -> None:
     path = trackio_database(tmp_path / "moe.db", [(START, "r", {}), (START + 60, "r", {})])
     rows = ["timestamp,run_name,step,loss"]

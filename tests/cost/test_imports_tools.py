@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from benthic.cost.bill.bill import draw_up
 from benthic.cost.imports import Found, RecordError, read
-from benthic.cost.ledger.ledger import Entry
+from benthic.cost.imports.command import bring
+from benthic.cost.ledger.ledger import Entry, Ledger
 
 SACCT = (
     "JobID|JobName|User|Account|Partition|State|ElapsedRaw|Start|End|AllocTRES|AllocCPUS|"
@@ -85,7 +87,7 @@ def test_slurm_jobs_keep_what_they_say(tmp_path: Path) -> None:
         ("CPU", 1, 0, "moe"),
         ("H100-SXM", 2, 2, "moe"),
     ]
-    assert found.given[0] == (
+    assert found.given()[0] == (
         "--device h100 was used for 1 row; 1 row says otherwise, which stands; 1 row held no GPU."
     )
     assert found.assumed[0].startswith("1 row held no GPU and counts 0 dollars")
@@ -142,6 +144,15 @@ def test_a_slice_of_a_gpu_has_not_the_price_of_the_whole(tmp_path: Path, gpu: st
     assert (entry.device, entry.price_per_hour) == (gpu, 0)
 
 
+def test_the_same_job_by_unix_times_is_no_other(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    for start in ("2025-03-17T10:00:00", "1742205600"):
+        path = slurm(tmp_path, job("7").replace("2025-03-17T10:00:00", start, 1))
+        bring(path, ledger=ledger, timezone="UTC")
+    with Ledger(ledger) as opened:
+        assert [row.run for row in opened.query()] == ["sacct:7"]
+
+
 def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
     again = job("7", state="REQUEUED").replace("T10:", "T08:").replace("T11:", "T09:")
     found = read(slurm(tmp_path, again, job("7"), job("7")), timezone="UTC")
@@ -157,6 +168,9 @@ def test_a_requeued_job_is_each_of_its_starts(tmp_path: Path) -> None:
             "JobID|State|Start|ElapsedRaw\n1|COMPLETED|2025-03-17T10:00:00|5\n",
             "no column AllocTRES",
         ),
+        ("JobID|JobName|State|ExitCode\n1|a|COMPLETED|0:0\n", "no column Start and no Elapsed"),
+        ("100|al|gpu|COMPLETED|0:0\n101|al|gpu|FAILED|1:0\n", "is without names of columns: wri"),
+        ('{"jobs": [], "meta": {}, "errors": []}', "is sacct's JSON, which is not read: write it"),
         ("JobID           JobName  Partition\n------- ----- ----\n", "--parsable2"),
         (SACCT + job(seconds="soon"), "is no duration"),
         (SACCT + job("").lstrip(), "has no JobID"),
@@ -192,3 +206,54 @@ def test_slurm_rows_have_one_key_whatever_the_columns(tmp_path: Path) -> None:
     text = "JobIDRaw|AllocTRES|State|ElapsedRaw|Start\n12|gres/gpu=1|COMPLETED|60|2025-03-17\n"
     found = read(put(tmp_path / "s.txt", text), timezone="UTC")
     assert any("JobIDRaw" in line for line in found.assumed)
+
+
+def link(
+    name: str, day: int, state: str, *, job: str = "big", hours: float = 24.0, gpus: int = 8
+) -> str:
+    """A job that begins at that day of March."""
+    return (
+        f"{name}|{job}|ada|lab|gpu|{state}|{hours * 3600:.0f}|2025-03-{day:02d}T00:00:00||"
+        f"gres/gpu:h100={gpus}|96||0:0"
+    )
+
+
+def headline(tmp_path: Path, found: Found) -> float:
+    """Device-hours of it, all rows being final."""
+    tmp_path.joinpath("ledger.sqlite").unlink(missing_ok=True)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add(found.entries)
+        return draw_up(ledger).headline.hours
+
+
+@pytest.mark.parametrize(
+    ("rows", "hours", "runs"),
+    [
+        ([("1", 1, "TIMEOUT"), ("2", 2, "PREEMPTED"), ("3", 3, "COMPLETED")], 3 * 24 * 8, 1),
+        ([("1", 1, "TIMEOUT"), ("2", 2, "FAILED"), ("3", 3, "COMPLETED")], 24 * 8, 2),
+        ([("1", 1, "CANCELLED"), ("2", 2, "COMPLETED")], 24 * 8, 2),
+        ([("1", 1, "COMPLETED"), ("2", 2, "TIMEOUT")], 24 * 8, 2),
+        ([("1", 1, "TIMEOUT"), ("2", 10, "COMPLETED")], 24 * 8, 2),
+        ([("7", 1, "REQUEUED"), ("7", 3, "COMPLETED")], 2 * 24 * 8, 1),
+    ],
+)
+def test_a_chain_of_jobs_that_slurm_cut_off_is_one_run(
+    rows: list[tuple[str, int, str]], hours: float, runs: int, tmp_path: Path
+) -> None:
+    path = slurm(tmp_path, *(link(*row) for row in rows))
+    found = read(path, timezone="UTC", purpose="final")
+    assert headline(tmp_path, found) == hours
+    assert len({entry.run for entry in found.entries}) == runs
+    assert any("are one run" in line for line in found.assumed) == (runs < len(rows))
+
+
+def test_jobs_side_by_side_or_of_another_name_are_no_chain(tmp_path: Path) -> None:
+    rows = [
+        *(link("1", 1, "TIMEOUT"), link("2", 1, "COMPLETED")),
+        *(link("3", 2, "COMPLETED", job="other"), link("4", 2, "COMPLETED", gpus=4)),
+    ]
+    found = read(slurm(tmp_path, *rows), timezone="UTC", purpose="final")
+    assert headline(tmp_path, found) == 24 * (8 + 8 + 4)
+    path = put(tmp_path / "nameless.txt", SACCT.replace("JobName", "x") + "\n".join(rows[:1]))
+    found = read(path, timezone="UTC")
+    assert any("export JobName" in line for line in found.assumed)

@@ -129,7 +129,9 @@ def test_wandb_flags_do_not_go_before_the_file(tmp_path: Path) -> None:
     found = read(put(tmp_path / "w.csv", WANDB + row), device="a100", count=1, purpose="final")
     entry = one(found)
     assert (entry.device, entry.count, entry.purpose) == ("H100-SXM", 8, "ablation")
-    assert len(found.given) == 3 and all("used for 0 rows; 1 row says" in g for g in found.given)
+    assert len(found.given()) == 3 and all(
+        "used for 0 rows; 1 row says" in g for g in found.given()
+    )
 
 
 def test_bad_rows_of_an_export_are_told_at_once(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_path_that_cannot_be_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerError, match=r"folder of the ledger .* cannot be made"):
         Ledger(tmp_path / "file" / "ledger.sqlite")
-    with pytest.raises(LedgerError, match="cannot be opened"):
+    with pytest.raises(LedgerError, match="is a folder: name a file in it"):
         Ledger(tmp_path)
 
 
@@ -246,7 +246,7 @@ def test_the_path_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"purpose": "fun"}, "purpose is 'fun': choose one of pretrain, rl"),
+        ({"purpose": "fun"}, "purpose is 'fun': choose one of final, rl"),
         ({"count": 0}, "count is 0"),
         ({"price_per_hour": float("nan")}, "price_per_hour is nan"),
         ({"price_per_hour": -1.0}, "price_per_hour is -1.0"),

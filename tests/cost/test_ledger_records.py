@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benthic.cost.ledger.entries import COLUMNS
+from benthic.cost.ledger.entries import COLUMNS, Budget
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, external_id
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.ledger.schema import MIGRATIONS
 
 
@@ -107,6 +108,8 @@ def test_an_amendment_stands_beside_the_row(ledger: Ledger) -> None:
         ("count", "2.5", "count is 2.5: give whole devices"),
         ("count", 10**400, "give a number"),
         ("device", " ", "device is empty"),
+        ("status", "running", "status is 'running': choose one of done, interrupted, failed"),
+        ("seconds_productive", -1, "seconds_productive is -1"),
     ],
 )
 def test_an_amendment_is_checked(ledger: Ledger, field: str, value: Any, words: str) -> None:
@@ -120,21 +123,57 @@ def test_an_amendment_needs_a_row_and_a_reason(ledger: Ledger, tmp_path: Path) -
     running = ledger.begin(span(tmp_path), energy_source="rapl")
     with pytest.raises(ValueError, match="reason to amend name is empty"):
         ledger.amend(running, "name", "x", reason=" ")
-    with pytest.raises(ValueError, match="still runs"):
-        ledger.amend(running, "seconds", 1, reason="it slept")
+    for field, value in (("seconds", 1), ("status", "done"), ("seconds_productive", 1)):
+        with pytest.raises(ValueError, match=f"still runs: amend {field} when it is closed"):
+            ledger.amend(running, field, value, reason="it slept")
     with pytest.raises(LedgerError, match="has no row nothing"):
         ledger.amend("nothing", "name", "x", reason="a guess")
     ledger.amend(running, "name", "x", reason="a guess")
     assert ledger.find(running).label == "x"
 
 
+def test_an_amended_status_takes_the_kept_seconds_along(ledger: Ledger) -> None:
+    ledger.add([imported("a", seconds=60.0, status="interrupted", seconds_productive=0.0)])
+    row = external_id("a")
+
+    def kept() -> float:
+        (group,) = ledger.groups(("status",))
+        assert group.key["status"] == ledger.find(row).status
+        assert group.seconds_kept == ledger.find(row).seconds_kept
+        return group.seconds_kept
+
+    assert kept() == 0
+    ledger.amend(row, "status", "failed", reason="it crashed")
+    assert kept() == 0 and len(ledger.amendments()) == 1
+    ledger.amend(row, "status", "done", reason="it ended well")
+    assert kept() == 60
+    ledger.amend(row, "status", "failed", reason="no, it did not")
+    assert kept() == 0
+    changes = [("status", "interrupted"), ("seconds_productive", "45")]
+    ledger.amend_all([row], changes, reason="its checkpoint was resumed")
+    assert kept() == 45
+    assert [a.field for a in ledger.amendments()] == [
+        *("status", "status", "seconds_productive", "status", "seconds_productive"),
+        *("status", "seconds_productive"),
+    ]
+
+
+def test_rows_are_amended_together_or_not_at_all(ledger: Ledger) -> None:
+    ledger.add([imported("a"), imported("b")])
+    with pytest.raises(LedgerError, match="has no row c"):
+        ledger.amend_all([external_id("a"), "c"], [("name", "x")], reason="so")
+    assert ledger.amendments() == []
+    ledger.amend_all([external_id(key) for key in "ab"], [("name", "x")], reason="so")
+    assert [row.name for row in ledger.query()] == ["x", "x"]
+
+
 def test_amendments_given_together_are_all_or_none(ledger: Ledger) -> None:
     ledger.add([imported("a")])
     changes = [("name", "x"), ("count", 4), ("purpose", "fun")]
     with pytest.raises(ValueError, match="purpose is 'fun'"):
-        ledger.amend_all(external_id("a"), changes, reason="why not")
+        ledger.amend_all([external_id("a")], changes, reason="why not")
     assert ledger.amendments() == []
-    ledger.amend_all(external_id("a"), changes[:2], reason="why not")
+    ledger.amend_all([external_id("a")], changes[:2], reason="why not")
     assert [(a.field, a.value) for a in ledger.amendments()] == [("name", "x"), ("count", 4)]
 
 
@@ -273,3 +312,9 @@ def test_an_older_ledger_that_may_only_be_read(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(LedgerError, match="is older than this Benthic and cannot be written: copy"):
         Ledger(path)
+
+
+def test_purposes_are_named_one_way() -> None:
+    assert purpose_named("final") == "pretrain" and purpose_named(" RL ") == "rl"
+    with pytest.raises(ValueError, match="'ablaton': did you mean ablation"):
+        Budget(scope="purpose", key="ablaton", dollars=5.0)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.ledger import sums as ledger_sums
-from benthic.cost.ledger.entries import AMENDABLE, PURPOSES, Billed, Group, amended_value
+from benthic.cost.ledger.entries import AMENDABLE, STATUSES, Billed, Group, amended_value
 from benthic.cost.ledger.ledger import Entry, Ledger, LedgerError, Span, Usage, external_id
+from benthic.cost.ledger.purposes import PURPOSES
 from benthic.cost.ledger.sums import BY
 from benthic.cost.ledger.sums_reference import billed_reference, groups_reference
 
@@ -247,6 +248,8 @@ AMENDED = st.lists(
             st.tuples(st.just("price_per_hour"), st.sampled_from([0.0, 2.0, 3.0])),
             st.tuples(st.just("count"), st.integers(1, 8)),
             st.tuples(st.just("seconds"), WHOLE),
+            st.tuples(st.just("seconds_productive"), WHOLE),
+            st.tuples(st.just("status"), st.sampled_from(STATUSES[1:])),
         ),
     ),
     max_size=8,
@@ -386,6 +389,7 @@ def _same(found: list[Group], expected: list[Group]) -> None:
 def test_every_amendable_field_is_read_amended(ledger: Ledger) -> None:
     ledger.add([replace(ROW, external="a")])
     given = {"purpose": "data", "price_per_hour": 3.0, "count": 2, "seconds": 5.0}
+    given |= {"status": "failed", "seconds_productive": 4.0}
     for field in AMENDABLE:
         ledger.amend(external_id("a"), field, given.get(field, "new"), reason="so")
         assert getattr(ledger.find(external_id("a")), field) == amended_value(

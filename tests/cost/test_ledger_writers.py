@@ -331,7 +331,7 @@ def test_a_heartbeat_in_the_last_moment_saves_a_row(
                 other.beat(entry_id, Usage(seconds=6.0))
             return True
 
-        monkeypatch.setattr("benthic.cost.ledger.ledger.is_gone", mistaken)
+        monkeypatch.setattr("benthic.cost.ledger.stale.is_gone", mistaken)
         assert ledger.close_stale() == 0
         assert ledger.find(entry_id).status == "running"
 

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benthic.cost.bill.bill import draw_up
 from benthic.cost.ledger.entries import Span
 from benthic.cost.ledger.ledger import Ledger, LedgerError
 from benthic.cost.limits import Limits
@@ -36,7 +37,7 @@ from benthic.cost.metering.gpus import find
 from benthic.cost.metering.heart import Gauge, Heart
 from benthic.cost.metering.held import Holding, gpus_held, hold, is_first, machines
 from benthic.cost.metering.masking import LONGEST, mask_text, masked
-from benthic.cost.metering.metered import name_of, nearest_purpose
+from benthic.cost.metering.metered import name_of
 from tests.billed import eventually, row, rows
 
 METER = """
@@ -243,6 +244,8 @@ def test_arguments_that_are_too_long(private_ledger: Path) -> None:
     ("flags", "words"),
     [
         ({"price": -1}, "price is -1"),
+        ({"price": "\u20ac2"}, "price is '\u20ac2': give US dollars an hour of one device"),
+        ({"count": "2"}, "count is 2: give devices"),
         ({"price": 1e9}, "give US dollars an hour of one device, 0 to 1e"),
         ({"count": 0}, "count is 0: give devices, 1 to"),
         ({"watts": -5}, "watts is -5"),
@@ -261,7 +264,6 @@ def test_numbers_that_are_none() -> None:
     for name in ("price", "watts"):
         with pytest.raises(ValueError, match=f"{name} is nan"):
             hold(device="cpu", environ={}, **{name: nan})
-    assert nearest_purpose("final") == "pretrain" and nearest_purpose(" RL ") == "rl"
 
 
 def test_a_ledger_that_cannot_be_written(private_ledger: Path) -> None:
@@ -308,6 +310,37 @@ def test_a_killed_meter_is_billed_and_takes_the_command_along(private_ledger: Pa
     assert newest.status == "done" and found.status == "interrupted"
     assert found.ended == found.heartbeat and "is gone" in found.note
     assert found.seconds == pytest.approx(found.ended - found.started, abs=0.3)
+
+
+def test_a_resumed_command_keeps_what_its_earlier_tries_saved(
+    private_ledger: Path, tmp_path: Path
+) -> None:
+    again = {"name": "big", "purpose": "final"}
+    assert metered(*python("raise SystemExit(1)"), **again).returncode == 1
+    assert metered(*python("raise SystemExit(1)"), **again, resumed=True).returncode == 1
+    assert metered(*python("pass"), **again | {"purpose": "data"}).returncode == 0
+    with Ledger(private_ledger) as ledger:
+        assert draw_up(ledger).headline.dollars == 0
+    done = metered(*python("pass"), **again, resumed=True)
+    assert done.returncode == 0 and "no earlier try" not in done.stderr
+    with Ledger(private_ledger) as ledger:
+        third, data, second, first = ledger.query()
+        bill = draw_up(ledger)
+    assert first.attempt == second.attempt == third.attempt != data.attempt
+    assert first.seconds_kept == first.seconds and first.status == "failed"
+    kept = sum(found.dollars for found in (first, second, third))
+    assert bill.headline.dollars == pytest.approx(kept)
+    alone = metered(*python("pass"), name="other", resumed=True)
+    assert "no earlier try of " in alone.stderr and "other is in the ledger" in alone.stderr
+
+
+def test_a_resumed_command_leaves_what_was_amended(private_ledger: Path) -> None:
+    metered(*python("raise SystemExit(1)"), name="big", purpose="final")
+    with Ledger(private_ledger) as ledger:
+        ledger.amend(row(private_ledger).id, "seconds_productive", 0, reason="nothing saved")
+    metered(*python("pass"), name="big", purpose="final", resumed=True)
+    last, first = rows(private_ledger)
+    assert first.seconds_kept == 0 and first.attempt == last.attempt
 
 
 def test_what_outlives_the_command_is_named(private_ledger: Path) -> None:
@@ -477,6 +510,47 @@ def test_a_ledger_lost_at_the_end(private_ledger: Path) -> None:
         ledger.close_orphans(Path(span().run))
     heart.end("done")
     assert len(said) == 1 and f"row {heart.id}: done after" in said[0] and "has no open" in said[0]
+    with Ledger(private_ledger) as ledger:
+        ledger.close_stale()
+        found = ledger.find(heart.id)
+    assert found.status == "done" and found.seconds_kept == found.seconds > found.seconds_recorded
+
+
+def test_a_ledger_locked_at_the_end(private_ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is no part of the bill, and the outcome comes in with the next who asks."""
+    monkeypatch.setattr(Ledger.__init__, "__kwdefaults__", {"timeout": 0.4})
+    said: list[str] = []
+    heart = Heart(private_ledger, Gauge(machine(), with_self=True), interval=0.05, say=said.append)
+    with Ledger(private_ledger) as ledger:
+        heart.begin(ledger, span())
+    heart.start()
+    other = sqlite3.connect(private_ledger, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    seconds = heart.seconds
+    usage = heart.end("done", exit_code=0, note="why")
+    over = time.time()
+    assert usage is not None and seconds <= usage.seconds < seconds + 0.3 < heart.seconds
+    (file,) = private_ledger.with_name(f"{private_ledger.name}.pending").iterdir()
+    assert str(file) in said[-1] and "is locked by another process" in said[-1]
+    assert row(private_ledger).status == "running"
+    other.execute("ROLLBACK")
+    other.close()
+    with Ledger(private_ledger) as ledger:
+        assert ledger.close_stale() == 0
+    found = row(private_ledger)
+    assert (found.status, found.exit_code, found.note) == ("done", 0, "why")
+    assert found.seconds == found.seconds_kept == usage.seconds
+    assert found.ended is not None and found.ended < over and not file.parent.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": "x", "usage": {}, "status": "running"}'])
+def test_what_waits_and_cannot_be_read_stays(text: str, private_ledger: Path) -> None:
+    folder = private_ledger.with_name(f"{private_ledger.name}.pending")
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(text)
+    with Ledger(private_ledger) as ledger:
+        assert ledger.close_stale() == 0
+    assert (folder / "a.json").exists()
 
 
 def test_counts_that_are_none_are_left_out(private_ledger: Path) -> None:
@@ -646,7 +720,7 @@ def test_visible_gpus(nvml: Callable[..., Nvml]) -> None:
         ("GPU-aa-3,MIG-bb-4", 2),
     ]:
         environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        found = find(environ, Path("/none"))
+        found = find(environ, Path("/none"), Path("/none"))
         assert (len(found.names) if found else 0) == count
         held = hold(environ=environ)
         assert held.is_gpu is bool(count) and held.count == (count or 1)
@@ -654,7 +728,8 @@ def test_visible_gpus(nvml: Callable[..., Nvml]) -> None:
 
 def test_gpus_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert find({}, tmp_path / "none") is None
+    none = tmp_path / "none"
+    assert find({}, none, none) is None
     for bus in range(2):
         (tmp_path / f"0000:0{bus}").mkdir()
         (tmp_path / f"0000:0{bus}" / "information").write_text(
@@ -665,6 +740,14 @@ def test_gpus_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.busy is None and not found.metered
     found = find({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path)
     assert found is not None and (found.names, found.installed) == (["NVIDIA B100"], 2)
+    assert found.unread_for.endswith("pip install nvidia-ml-py")
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    found = find({}, none, tmp_path)
+    assert found is not None and found.names == ["NVIDIA GPU"] * 2
+    monkeypatch.setattr("benthic.cost.metering.held.find", lambda _: found)
+    assert found.unread_for in hold(environ={}).warnings
+    assert found.unread_for not in hold(device="cpu", environ={}).warnings
 
 
 def test_gpus_are_read(nvml: Callable[..., Nvml], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benthic.cost.catalog.load import Catalog, CostError, load
 from benthic.cost.network.read_shape import shape
+from benthic.cost.network.widths import from_numbers
 from benthic.cost.planner import basis, plan_page, plan_tables
 from benthic.cost.planner.basis import Question, nodes
 from benthic.cost.planner.plan import Plan, plan
@@ -136,7 +137,7 @@ def test_too_few_days_are_said_to_be_so() -> None:
     question = replace(SMALL, gpus=None, layout=None, tokens=1e15, days=0.01)
     one = plan(question, CATALOG)
     assert one.odds["days"] == 0.0
-    assert any("in time" in note for note in one.assumptions)
+    assert one.late and "is done in 14 min" in plan_page.story(one, CATALOG).verdict
 
 
 @settings(max_examples=40)
@@ -275,7 +276,7 @@ def test_network_cards_and_memory_count_too(tmp_path: Path) -> None:
     wide = replace(SMALL, gpus=64, layout=parse("dp64 zero3 acc1"), batch=64 * 4096.0)
     slow = plan(wide, own(tmp_path, "h100-sxm.scale_out,10,Gbit/s"))
     assert slow.gpu_hours.p50 > planned(wide).gpu_hours.p50
-    with pytest.raises(CostError, match=r"has 21\.2 GB"):
+    with pytest.raises(CostError, match=r"has 20\.0 GB"):
         plan(SMALL, own(tmp_path, "h100-sxm.memory,20,GB"))
 
 
@@ -327,6 +328,46 @@ def test_a_budget_with_tokens_finds_the_network_for_them() -> None:
     assert size.plan.dollars.p50 == pytest.approx(2e4, rel=0.03)
     with pytest.raises(CostError, match="train no network"):
         sizes(replace(asked, tokens=1e15, budget=1.0), CATALOG)
+
+
+@pytest.mark.parametrize(("budget", "gpus"), [(50_000.0, 3), (5_000.0, 4), (1e6, 512)])
+def test_the_largest_network_keeps_within_what_there_is(budget: float, gpus: int) -> None:
+    asked = replace(SMALL, gpus=gpus, layout=None, tokens=None, budget=budget)
+    for size in sizes(asked, CATALOG):
+        assert 0.9 * budget < size.plan.dollars.p50 <= budget and not size.full
+    days = replace(asked, budget=None, days=30.0)
+    assert all(29 < size.plan.days.p50 <= 30 for size in sizes(days, CATALOG))
+
+
+def test_what_the_memory_holds_is_said_where_it_binds() -> None:
+    asked = replace(SMALL, gpus=8, layout=None, tokens=None, budget=1e8)
+    found = sizes(asked, CATALOG)
+    assert found[0].full and found[0].about.endswith("no larger one fits 8 GPUs")
+    assert found[0].plan.odds["budget"] == 1.0
+    verdict = plan_tables.largest(found, asked, CATALOG).verdict
+    assert "no larger one fits 8 GPUs." in verdict and "nine chances" not in verdict
+    larger, _ = from_numbers(params=1.1 * found[0].parameters)
+    with pytest.raises(DoesNotFit):
+        plan(replace(asked, shape=larger, tokens=1e12), CATALOG)
+
+
+def test_a_budget_beyond_all_gpus_is_refused_or_said_to_take_longer() -> None:
+    asked = replace(SMALL, gpus=None, layout=None, tokens=None, budget=1e12)
+    for solve in (lambda: sizes(asked, CATALOG), lambda: plan(asked, CATALOG)):
+        with pytest.raises(CostError, match=r"years of 262,144, .* 10.0 years at most: lower"):
+            solve()
+    long = plan(replace(asked, budget=1e10), CATALOG)
+    assert any(
+        "262,144 GPUs, the most that a plan takes, for 539 days" in note
+        for note in long.assumptions
+    )
+    first = sizes(replace(asked, budget=1e10), CATALOG)[0].plan
+    assert any("262,144 GPUs, the most" in note for note in first.assumptions)
+    short = plan(replace(asked, days=30.0), CATALOG)
+    assert any(
+        "262,144 GPUs, the most that a plan takes, for 30 days at most" in note
+        for note in short.assumptions
+    )
 
 
 def test_every_gpu_with_a_rent_plans_a_small_network() -> None:

@@ -5,10 +5,10 @@ from functools import cache
 
 import pytest
 
-from benthic.cost.catalog.load import load
+from benthic.cost.catalog.load import Catalog, load
 from benthic.cost.network.read_shape import shape
-from benthic.cost.planner import plan_page
-from benthic.cost.planner.basis import Question
+from benthic.cost.planner import fewer, plan_page
+from benthic.cost.planner.basis import Basis, Question, basis
 from benthic.cost.planner.choose import fastest
 from benthic.cost.planner.fewer import counts
 from benthic.cost.planner.plan import Plan, plan
@@ -61,6 +61,19 @@ def test_fewer_gpus_are_named_where_they_finish_earlier() -> None:
     for gpus in (2048, 3072, 9984):
         assert on(gpus).fewer is None
     assert on(2000, "pp25 dp80 ep16 zero1").fewer is None
+
+
+def test_fewer_gpus_keep_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """728 GPUs usually take steps of 8M tokens, 704 of 4M."""
+    batches = list[float | None]()
+
+    def noting(question: Question, catalog: Catalog, gpus: int) -> Basis:
+        batches.append(question.batch)
+        return basis(question, catalog, gpus)
+
+    monkeypatch.setattr(fewer, "basis", noting)
+    plan(replace(ASKED, shape=SEVEN, precision="bf16", tokens=1e12, gpus=728), CATALOG)
+    assert batches and set(batches) == {2**23}
 
 
 def test_counts_to_look_at_are_whole_nodes_a_little_fewer() -> None:

@@ -42,7 +42,7 @@ def test_the_choice_fits_and_nothing_that_fits_is_faster() -> None:
 
 def test_a_choice_that_is_not_there_is_a_sentence() -> None:
     gpu = CATALOG.gpu("A100-80GB")
-    with pytest.raises(CostError, match="too few for 4096 GPUs: use fewer"):
+    with pytest.raises(CostError, match="too few for 4,096 GPUs: use fewer"):
         fastest(LLAMA, gpu, 4096, 4096, batch=4096)
     with pytest.raises(CostError, match=r"fits 8 A100.* more GPUs"):
         fastest(from_row(WIDTHS["PaLM 540B"]), gpu, 8, 2048)

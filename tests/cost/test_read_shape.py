@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from benthic.config import load
 from benthic.cost.catalog.load import CostError
+from benthic.cost.network.families import TOWERS
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.read_shape import from_config, from_row, shape
+from benthic.cost.network.shape import shape_of
 from benthic.cost.network.units import count, duration, money
 from benthic.cost.network.widths import from_numbers
+from benthic.hub.config import preset, to_hub
 
 
 def grouped(
@@ -38,6 +41,12 @@ def experts(number: int, chosen: int, width: int) -> dict[str, int]:
     return {"num_experts": number, "num_experts_per_tok": chosen, "moe_intermediate_size": width}
 
 
+def many(keys: dict[str, Any], name: str) -> dict[str, Any]:
+    """The keys of a network that sees: its text part and a tower."""
+    return {"model_type": name, "text_config": keys, "vision_config": {"depth": 2}}
+
+
+LLAMA4 = {"head_dim": 128, "num_experts_per_tok": 1, "intermediate_size_mlp": 16384}
 MIXTRAL = {"num_local_experts": 8, "num_experts_per_tok": 2}
 OSS = {"num_experts_per_tok": 4, "head_dim": 64, "sliding_window": 128}
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
@@ -64,6 +73,50 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
             shared_expert_intermediate_size=5632,
         ),
         14_315_784_192,
+    ),
+    "DeepSeekMoE-16B": (
+        grouped(
+            *("deepseek", 102400, 2048, 10944, 28, 16, 16),
+            **{"n_routed_experts": 64, "num_experts_per_tok": 6, "moe_intermediate_size": 1408},
+            **{"n_shared_experts": 2, "first_k_dense_replace": 1, "moe_layer_freq": 1},
+        ),
+        16_375_728_128,
+    ),
+    "Llama-4-Scout": (
+        many(
+            grouped("llama4_text", 202048, 5120, 8192, 48, 40, 8, **LLAMA4, num_local_experts=16),
+            "llama4",
+        ),
+        107_769_861_120,
+    ),
+    "Llama-4-Maverick": (
+        many(
+            grouped(
+                *("llama4_text", 202048, 5120, 8192, 48, 40, 8),
+                **LLAMA4,
+                **{"num_local_experts": 128, "interleave_moe_layer_step": 2},
+            ),
+            "llama4",
+        ),
+        400_711_848_960,
+    ),
+    "Qwen-7B": (
+        grouped("qwen", 151936, 4096, 22016, 32, 32, 32, kv_channels=128, no_bias=True),
+        7_721_324_544,
+    ),
+    "Qwen-72B": (
+        grouped("qwen", 152064, 8192, 49152, 80, 64, 64, kv_channels=128, no_bias=True),
+        72_287_920_128,
+    ),
+    "Qwen3-VL-30B-A3B": (
+        many(
+            grouped(
+                *("qwen3_vl_moe_text", 151936, 2048, 6144, 48, 32, 4),
+                **{"head_dim": 128, **experts(128, 8, 768)},
+            ),
+            "qwen3_vl_moe",
+        ),
+        30_532_122_624,
     ),
     "Mistral-7B": (grouped("mistral", 32000, 4096, 14336, 32, 32, 8), 7_241_732_096),
     "Phi-3-mini": (grouped("phi3", 32064, 3072, 8192, 32, 32, 32), 3_821_079_552),
@@ -134,6 +187,9 @@ def test_published_totals(name: str) -> None:
     ("name", "active", "digits"),
     [
         ("Mixtral-8x7B", 12.88e9, 0.005e9),
+        ("DeepSeekMoE-16B", 2.83e9, 0.005e9),
+        ("Llama-4-Scout", 17e9, 0.5e9),
+        ("Llama-4-Maverick", 17e9, 0.5e9),
         ("Mixtral-8x22B", 39.15e9, 0.01e9),
         ("Qwen3-30B-A3B", 3.35e9, 0.01e9),
         ("Qwen3-235B-A22B", 22.2e9, 0.05e9),
@@ -167,8 +223,32 @@ def test_windows_and_steps() -> None:
     assert (from_config(olmo3).window, from_config(olmo3).windowed_layers) == (16, 3)
     assert from_config(PUBLISHED["gemma-2-9b"][0]).windowed_layers == 21
     assert from_config(PUBLISHED["Mistral-7B"][0]).windowed_layers == 0
+    late = grouped("qwen2", 100, 64, 96, 8, 4, 4, sliding_window=16, max_window_layers=6)
+    assert from_config(late).windowed_layers == 0  # for use_sliding_window says so
+    made = from_config(late | {"use_sliding_window": True})
+    assert (made.window, made.windowed_layers) == (16, 2)
+    scout = from_config(PUBLISHED["Llama-4-Scout"][0])
+    assert scout.windowed_layers == 0  # no chunk is named
+    text = PUBLISHED["Llama-4-Scout"][0]["text_config"] | {"attention_chunk_size": 8192}
+    assert (from_config(text).window, from_config(text).windowed_layers) == (8192, 36)
     stepped = PUBLISHED["Qwen3-30B-A3B"][0] | {"decoder_sparse_step": 3}
     assert from_config(stepped).moe_layers == 16
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "qwen2.5-32b", "qwen3-0.6b", "qwen3-8b"])
+def test_qwen_reads_as_what_is_run(name: str) -> None:
+    config, _ = preset(name)
+    assert from_config(to_hub(config)) == shape_of(config)
+
+
+def test_what_no_field_counts_is_said() -> None:
+    assert from_config(PUBLISHED["Qwen3-30B-A3B"][0]).left_out == ()
+    scout = from_config(PUBLISHED["Llama-4-Scout"][0])
+    assert scout.left_out == (TOWERS,) and scout.name == "llama4"
+    flat = grouped("qwen2_5_vl", 100, 64, 96, 4, 4, 4)
+    assert from_config(flat).left_out == (TOWERS,)
+    tied = many(grouped("qwen3_vl_text", 100, 64, 96, 4, 4, 4), "qwen3_vl")
+    assert from_config(tied | {"tie_word_embeddings": True}).tied
 
 
 @pytest.mark.parametrize(
@@ -177,7 +257,15 @@ def test_windows_and_steps() -> None:
         ({"model_type": "mamba"}, "'mamba'.*--params and --layers"),
         ({"model_type": "jamba"}, "'jamba'.*--params and --layers"),
         ({"model_type": "t5"}, "'t5'.*--params and --layers"),
-        ({"model_type": "qwen2_vl"}, "'qwen2_vl'.*--params and --layers"),
+        ({"model_type": "siglip"}, "'siglip'.*--params and --layers"),
+        ({"model_type": "qwen3_next"}, "'qwen3_next'.*--params and --layers"),
+        (many({"model_type": "qwen3_5_text"}, "qwen3_5"), "'qwen3_5_text'.*--params and --layers"),
+        (many({"text_config": {}}, "x"), "None.*--params and --layers"),
+        (PUBLISHED["DeepSeekMoE-16B"][0] | {"moe_layer_freq": 2}, "moe_layer_freq is 2"),
+        (
+            PUBLISHED["Llama-4-Maverick"][0]["text_config"] | {"moe_layers": [0, 2]},
+            r"moe_layers is \[0, 2\]",
+        ),
         ({}, "None.*--params and --layers"),
         ({"model_type": "gpt2"}, "n_embd"),
         ({"model_type": "llama"}, "--params and --layers"),
@@ -262,13 +350,24 @@ def test_a_row_of_the_catalog() -> None:
 def test_numbers() -> None:
     made, notes = from_numbers(params=70e9, layers=80)
     assert (made.hidden, made.heads, made.kv_heads) == (8192, 64, 8)  # as Llama 3 70B
-    assert any("128,000" in note for note in notes) and any("8192" in note for note in notes)
+    assert any("128,000" in note for note in notes) and any("8,192" in note for note in notes)
     sparse, _ = from_numbers(params=671e9, active=37e9, layers=61)
     assert sparse.experts == 256 and parameters(sparse)["active"] == pytest.approx(37e9, rel=0.05)
     whole, said = from_numbers(
         params=6.74e9, layers=32, hidden=4096, heads=32, kv_heads=32, vocab=32000, ffn=11008
     )
     assert parameters(whole)["total"] == 6_738_415_616 and len(said) == 1
+
+
+def test_what_was_assumed_is_said_in_sentences() -> None:
+    _, notes = from_numbers(params=8e9, layers=32)
+    assert "hidden = 4,096 follows from the number of parameters" in notes
+    assert any(note.startswith("a SwiGLU of width 1") and note[-7:] == "follows" for note in notes)
+    _, notes = from_numbers(params=1e9, layers=1, experts=8, experts_per_token=None)
+    assert any("each expert's SwiGLU of width" in note for note in notes)
+    _, notes = from_numbers(params=1e6, hidden=64, layers=None, vocab=256)
+    assert [note for note in notes if note.startswith(("1 layers", "1 heads"))] == []
+    assert "1 head of 64 is assumed" in notes and "1 head of keys and values is assumed" in notes
 
 
 @given(st.floats(6.0, 14.5), st.sampled_from([None, 4, 8, 64, 256]))

@@ -30,6 +30,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         "qwen3_moe",
         WIDTHS | EXPERTS | {"head_dim": 8, "decoder_sparse_step": 2, "attention_bias": True},
     ),
+    ("qwen2", WIDTHS | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
+    ("qwen3", WIDTHS | {"head_dim": 8, "attention_bias": True}),
+    (
+        "llama4_text",
+        WIDTHS | LOCAL | {"head_dim": 8, "intermediate_size_mlp": 40, "moe_layers": None},
+    ),
     ("phi3", WIDTHS),
     ("gemma", WIDTHS | {"head_dim": 8}),
     ("gemma2", WIDTHS | {"head_dim": 8, "sliding_window": 8}),
@@ -63,6 +69,56 @@ def test_every_parameter(kind: str, widths: dict[str, Any]) -> None:
     model.tie_weights()
     found = sum(parameter.numel() for parameter in model.parameters())
     assert parameters(from_config(config.to_dict()))["total"] == found
+
+
+INDEXER = {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 16}
+LATENTS = {
+    **{"q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 12},
+    **{"v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    **{"moe_intermediate_size": 8, "first_k_dense_replace": 2, "n_group": 1, "topk_group": 1},
+}
+
+
+def test_v32_without_its_indexer() -> None:
+    """Every parameter but the indexer's, whose number the sentence says, in billions."""
+    config = config_of("deepseek_v32", WIDTHS | LATENTS | INDEXER)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    named = list(model.named_parameters()) + list(model.named_buffers())
+    rest = sum(p.numel() for n, p in named if "indexer" not in n and "inv_freq" not in n)
+    made = from_config(config.to_dict())
+    assert parameters(made)["total"] == rest
+    chosen = sum(p.numel() for n, p in named if "indexer" in n and "inv_freq" not in n)
+    assert f"{chosen / 1e9:.2g}B parameters" in made.left_out[0]
+
+
+SIGHT = {
+    **{"hidden_size": 32, "out_hidden_size": 64, "depth": 2, "num_heads": 2},
+    **{"intermediate_size": 48},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "sight"),
+    [
+        ("qwen2_5_vl", WIDTHS, SIGHT | {"fullatt_block_indexes": [1]}),
+        ("qwen3_vl", WIDTHS | {"head_dim": 8}, SIGHT | {"deepstack_visual_indexes": [1]}),
+        (
+            "qwen3_vl_moe",
+            WIDTHS | EXPERTS | {"head_dim": 8},
+            SIGHT | {"deepstack_visual_indexes": [1]},
+        ),
+    ],
+)
+def test_the_text_part_of_what_sees(kind: str, text: dict[str, Any], sight: dict[str, Any]) -> None:
+    config = config_of(kind, {"text_config": text, "vision_config": sight})
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    found = sum(p.numel() for n, p in model.named_parameters() if "visual" not in n)
+    made = from_config(config.to_dict())
+    assert parameters(made)["total"] == found
+    assert made.name == kind and "towers" in made.left_out[0]
 
 
 @pytest.mark.parametrize(

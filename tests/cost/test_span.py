@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import benthic
-from benthic.cost.ledger.ledger import Ledger, LedgerError
+from benthic.cost.ledger.ledger import Ledger, LedgerError, Span
 from benthic.cost.limits import OverBudget
 from benthic.cost.metering.descendants import largest_self
 from benthic.cost.metering.gpus import Gpus
@@ -118,6 +119,67 @@ def test_blocks_inside_are_billed_once(private_ledger: Path) -> None:
     assert (third.parent, second.parent, first.parent) == (second.id, first.id, None)
     billed = sum(found.seconds_billable for found in (first, second, third))
     assert billed == pytest.approx(first.seconds)
+
+
+def test_blocks_of_threads_are_inside_the_one_that_started_them(private_ledger: Path) -> None:
+    """However they overlap, and in whatever order they end."""
+    first = threading.Event()
+    second = threading.Event()
+    first_over = threading.Event()
+
+    def one() -> None:
+        with benthic.meter("t1", device="cpu"):
+            first.set()
+            second.wait(20)
+        first_over.set()
+
+    def two() -> None:
+        first.wait(20)
+        with benthic.meter("t2", device="cpu"):
+            second.set()
+            first_over.wait(20)
+            with benthic.meter("below t2", device="cpu"):
+                time.sleep(0.05)
+
+    with benthic.meter("outer", device="cpu", price=3600.0, purpose="data") as outer:
+        threads = [threading.Thread(target=one), threading.Thread(target=two)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert os.environ["BENTHIC_METER"] == outer.id
+        with benthic.meter("later"):
+            time.sleep(0.05)
+    assert "BENTHIC_METER" not in os.environ
+    found = {found.name: found for found in rows(private_ledger)}
+    parents = {name: found[name].parent for name in found}
+    assert parents["t1"] == parents["t2"] == parents["later"] == found["outer"].id
+    assert parents["below t2"] == found["t2"].id and found["later"].price_per_hour == 3600.0
+    billed = sum(each.seconds_billable for each in found.values())
+    assert billed == pytest.approx(found["outer"].seconds)
+
+
+def test_a_meter_is_good_for_one_use(private_ledger: Path) -> None:
+    with benthic.meter("once", device="cpu") as m:
+        pass
+    with pytest.raises(RuntimeError, match="'once' has billed before: make a new one"), m:
+        pytest.fail("the block ran")
+
+
+def test_two_on_one_machine_are_pointed_out(
+    private_ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with benthic.meter("one", device="cpu"), benthic.meter("inside"):
+        pass
+    assert "both bill" not in caplog.text
+    other = {"attempt": "a", "stage": "command", "price_per_hour": 1.0, "price_source": "given"}
+    with Ledger(private_ledger) as ledger:
+        ledger.begin(
+            Span(run="/x/other", purpose="data", device=processor(), **other), energy_source="none"
+        )
+    with benthic.meter("two", device="cpu"):
+        pass
+    assert "other (row " in caplog.text and "both bill what they hold" in caplog.text
 
 
 OUTER: dict[str, Any] = {
@@ -360,6 +422,28 @@ def test_a_bill_ends_once_its_condition_fails(private_ledger: Path) -> None:
     eventually(lambda: row(private_ledger).status == "failed")
     m.end("done")  # comes too late
     assert row(private_ledger).status == "failed" and "BENTHIC_METER" not in os.environ
+
+
+@pytest.mark.parametrize(("over", "status"), [(True, "failed"), (False, "interrupted")])
+def test_a_process_that_ends_after_its_condition(
+    private_ledger: Path, over: bool, status: str
+) -> None:
+    """What it stood for was over before, by an exception that the script has caught."""
+    code = SCRIPT.replace("heartbeat=0.05", f"while_true=lambda: {not over}")
+    subprocess.run([sys.executable, "-c", code.format("")], check=True)
+    assert row(private_ledger).status == status
+
+
+def test_a_condition_is_looked_at_each_second(
+    private_ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benthic.cost.metering.heart._FIRST", 600.0)
+    goes_on = [True]
+    m = benthic.meter(device="cpu", heartbeat=600, while_true=lambda: goes_on[0])
+    m.begin()
+    goes_on[0] = False
+    eventually(lambda: row(private_ledger).status == "failed")
+    assert row(private_ledger).seconds < 4
 
 
 def test_importing_benthic_stays_cheap() -> None:

@@ -11,7 +11,7 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.read_shape import shape
 from benthic.cost.network.shape import Shape
 from benthic.cost.step import comm, speed
-from benthic.cost.step.calibrate import RATES, Constants, calibrated, load_constants
+from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.goodput import usual_goodput
 from benthic.cost.step.layout import Layout, parse
 from benthic.cost.step.speed import CLASSES, seconds, step_time
@@ -65,17 +65,9 @@ def test_parts_are_known_positive_and_finite(layout: Layout, software: str) -> N
     assert parts["experts"] == parts["expert"] == 0
 
 
-@given(layouts(), st.floats(0.2, 5.0))
-def test_a_calibration_reproduces_what_was_measured(layout: Layout, factor: float) -> None:
-    constants = load_constants()
-    predicted = sum(seconds(LLAMA, layout, H800, 2048, constants).values())
-    found = calibrated(constants, [(predicted, predicted * factor)])
-    again = sum(seconds(LLAMA, layout, H800, 2048, found.constants).values())
-    assert again == pytest.approx(predicted * factor, rel=1e-6)
-    assert found.factor == pytest.approx(factor)
-
-
-@given(layouts(), st.sampled_from(RATES))
+@given(
+    layouts(), st.sampled_from(["matmul", "fp8_matmul", "flash", "memory", "scale_up", "scale_out"])
+)
 def test_faster_parts_never_make_a_slower_step(layout: Layout, rate: str) -> None:
     constants = load_constants()
     better = replace(constants, **{rate: 1.3 * getattr(constants, rate)})
@@ -267,8 +259,6 @@ def test_ranges_hold_the_value_and_parts_make_the_total() -> None:
         assert span.low <= span.value <= span.high
     assert step.total.low < step.total.value < step.total.high
     assert step.tokens == 8 * 16 * 8192 and step.gpus == 64
-    rate = step.tokens_per_second_per_gpu * 64 * step.total.value
-    assert rate == pytest.approx(step.tokens)
 
 
 def test_a_long_sequence_costs_attention_and_a_window_saves_it() -> None:
@@ -298,18 +288,6 @@ def test_bad_input_is_a_sentence() -> None:
         seconds(LLAMA, parse("dp8"), A100, 0, constants)
     with pytest.raises(CostError, match="fused or unfused"):
         load_constants("cursed")
-    with pytest.raises(CostError, match="check the unit"):
-        calibrated(constants, [(1.0, 3600.0)])
-    for runs in ([], [(1.0, 0.0)], [(1.0, float("inf"))], [(1.0, float("nan"))]):
-        with pytest.raises(CostError, match="measured steps in seconds"):
-            calibrated(constants, runs)
-
-
-def test_a_calibration_says_by_how_much() -> None:
-    found = calibrated(load_constants(), [(1.0, 1.1), (2.0, 2.6)])
-    assert found.sentence == "your machine is 20% slower than the catalog's, runs differ by 8%"
-    one = calibrated(load_constants(), [(1.0, 0.9)])
-    assert one.sentence == "your machine is 10% faster than the catalog's"
 
 
 def test_groups_nest_from_tensor_to_pipeline() -> None:

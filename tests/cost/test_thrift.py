@@ -152,6 +152,10 @@ def test_what_ideas_cost_is_said_in_figures() -> None:
     assert f"all-to-all {of(EXPERTS, 'expert'):.0%}" in said[EXPERTS]
     held = parameters(V3)["total"] / parameters(found[1].shape)["total"]
     assert f"{held:.2g} times the parameters" in said[EXPERTS]
+    grouped = {stage.idea: stage for stage in stages("mixtral", "h100", 64)}[GROUPS]
+    share = grouped.shape.heads / grouped.shape.kv_heads  # of the dense network, which is larger
+    assert share != 4 and f"{share:.3g} heads share keys in the dense network" in grouped.overhead
+    assert f"4 in {mixtral().name}: fewer to choose from" in grouped.overhead
     casts, none = of(FP8, "memory"), of(EXPERTS, "memory")
     assert casts > none and f"{casts:.0%} of the training step, {none:.0%} before" in said[FP8]
     more = found[-1].flops / before[MTP].flops - 1
@@ -165,6 +169,18 @@ def test_each_line_takes_the_practice_of_the_whole_network() -> None:
         clean = stage.plan.clean_hours / stage.plan.good.useful
         assert stage.hours == pytest.approx(factor * clean)
     assert found[-1].plan.gpu_hours.p50 == pytest.approx(found[-1].hours, rel=0.01)
+
+
+def test_alike_is_said_as_alike() -> None:
+    said = [thrift_page._way(ratio) for ratio in (2.0, 1.04, 1.0, 0.97, 0.5)]
+    assert said == ["2.0 times", *["as much"] * 3, "it costs 2.0 times"]
+
+
+def test_what_the_network_leaves_out_is_said() -> None:
+    found = stages("llama-3.1-8b", "h100", 8)
+    half = replace(mixtral(), left_out=("half of it is not counted",))
+    page = thrift_page.page(thrift_page.Story(half, found, "quality", 1e9, 4989, SPEED), CATALOG)
+    assert "('network', 'half of it is not counted')" in str(page.sections[-1])
 
 
 def test_why_names_rent_and_constants() -> None:
@@ -253,6 +269,11 @@ def test_quicker_or_longer_is_never_cheaper_to_serve(speed: float, context: int)
     assert cheapest(mixtral(), gpu, "bf16", context, 2 * speed).pace <= one.pace * 1.001
     assert cheapest(mixtral(), gpu, "bf16", 2 * context, speed).pace <= one.pace * 1.001
     assert one.pace >= speed * one.batch / max(one.gpus, 1) * 0.999
+
+
+def test_guesses_do_not_pay_where_the_batch_is_large_already() -> None:
+    """At 20 tokens a second a guess spares little: a 61st of each step, for the block, decides."""
+    assert not cheapest(V3, CATALOG.gpu("h100"), "fp8", 4989, 20.0).guesses
 
 
 def test_guesses_pay_where_weights_are_read_for_few() -> None:

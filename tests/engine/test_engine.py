@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benthic.data.tokenizer import EOS
 from benthic.engine.engine import Engine, Samples
@@ -156,7 +158,7 @@ def test_unrecorded_experts_change_no_token(engine: Engine) -> None:
     params = SamplingParams(max_new_tokens=10)
     bare = Engine(engine.model, record_experts=False).sample(PROMPTS, params)
     assert completions(bare) == completions(engine.sample(PROMPTS, params))
-    assert (bare.experts == -1).all()
+    assert bare.experts.size == 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
@@ -164,6 +166,49 @@ def test_unrecorded_experts_change_no_token(engine: Engine) -> None:
 def test_stream_is_the_sample(engine: Engine, prompt: list[int], temperature: float) -> None:
     params = SamplingParams(temperature=temperature, max_new_tokens=15, seed=2)
     assert list(engine.stream(prompt, params)) == engine.sample([prompt], params).completion(0)
+
+
+class Largest(TorchDispatchMode):
+    """Sees the number of elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.elements = max(self.elements, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1] * 2, PROMPTS[:2]], ids=["level", "ragged"])
+def test_nothing_grows_with_the_square_of_the_length(
+    tiny: ModelConfig, seeded: Build, prompts: list[list[int]]
+) -> None:
+    """Room for 5,000 tokens, of which few are used: the cache is the largest, linear in them."""
+    model = seeded(replace(tiny, max_position_embeddings=5_100))
+    engine, params = Engine(model, ends=range(0, 264, 8)), SamplingParams(max_new_tokens=5_000)
+    bound = 2 * 3 * 5_010 * model.config.cache_width
+    with Largest() as seen:
+        samples = engine.sample(prompts, params)
+        list(engine.stream(prompts[0], params))
+    assert (samples.lengths - samples.prompt_lengths).max() > 2
+    assert 0 < seen.elements <= bound < 5_000**2 / 10
+
+
+def test_expert_ids_reach_as_far_as_a_config_does(tiny: ModelConfig, seeded: Build) -> None:
+    narrow = {"hidden_size": 8, "moe_intermediate_size": 4, "num_hidden_layers": 1}
+    config = replace(
+        tiny, **narrow, first_k_dense_replace=0, n_routed_experts=40_000, num_nextn_predict_layers=0
+    )
+    model = seeded(config)
+    model.routers[0].e_score_correction_bias[-2:] = 10
+    samples = Engine(model).sample([[1, 2, 3]], SamplingParams(max_new_tokens=2))
+    assert set(samples.experts[0, :3].flatten().tolist()) == {39_998, 39_999}
+
+
+def test_a_reader_of_a_stream_is_not_in_inference_mode(engine: Engine) -> None:
+    for _ in engine.stream(PROMPTS[0], SamplingParams(max_new_tokens=3)):
+        assert not torch.is_inference_mode_enabled()
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from benthic.engine.sampler import SamplingParams, choose, uniforms
+from benthic.model.transformer import LanguageModel, token_log_probs
 
 logits = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40)
 JUST_UNDER_ONE = math.nextafter(1.0, 0.0)
@@ -65,6 +68,20 @@ def test_log_probability_is_at_temperature_one(
     token, log_p = choose(torch.tensor([row]), points, temperature)
     expected = torch.tensor(row).log_softmax(0)[token]
     torch.testing.assert_close(log_p, expected)
+
+
+def test_engine_and_trainer_take_log_probabilities_of_bf16_logits_in_fp32() -> None:
+    """Both within 1e-5 of fp64, so the importance ratio on policy is one."""
+    logits_BV = torch.randn(64, 512, generator=torch.Generator().manual_seed(0)).mul(4).bfloat16()
+    points = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    token, sampled = choose(logits_BV, points, 1.0)
+    head = cast(LanguageModel, SimpleNamespace(lm_head=nn.Identity()))
+    trained = token_log_probs(head, logits_BV[:, None], token[:, None])[:, 0]
+    exact = logits_BV.double().log_softmax(-1).gather(1, token[:, None])[:, 0]
+    assert sampled.dtype == trained.dtype == torch.float32
+    assert (sampled - exact).abs().max() <= 1e-5
+    assert (trained - exact).abs().max() <= 1e-5
+    assert ((trained - sampled).exp() - 1).abs().max() <= 1e-5
 
 
 @given(

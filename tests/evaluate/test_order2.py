@@ -45,12 +45,11 @@ def test_ends_of_documents_are_left_out(train: list[int], cuts: set[int]) -> Non
 
 
 def test_a_worked_example() -> None:
-    """After 'ab' came c twice, of one kind: (2 + p) / 3, with p(c | b) and p(c) mixed alike."""
-    train = list(b"abcabc")
-    single = (2 + 3 / 256) / (6 + 3)
-    after_b = (2 + 1 * single) / (2 + 1)
-    after_ab = (2 + 1 * after_b) / (2 + 1)
-    ours = Order2Model(stream(train)).bits_per_byte(stream(list(b"abc")))
+    """After 'ab' came c and d, two kinds: (1 + 2 p) / 4, with p(c | b) and p(c) mixed alike."""
+    single = (1 + 4 / 256) / (6 + 4)  # of a b c a b d
+    after_b = (1 + 2 * single) / (2 + 2)
+    after_ab = (1 + 2 * after_b) / (2 + 2)
+    ours = Order2Model(stream(list(b"abcabd"))).bits_per_byte(stream(list(b"abc")))
     assert 2**-ours == pytest.approx(after_ab)
 
 

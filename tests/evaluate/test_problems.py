@@ -42,7 +42,7 @@ class Scripted:
         tokens = np.array([[*row, *[EOS] * (S - len(row))] for row in rows], dtype=np.int64)
         lengths = np.array([len(r) for r in rows], dtype=np.int64)
         starts = np.array([len(p) for p in prompts], dtype=np.int64)
-        empty = np.zeros((*tokens.shape, 0, 0), dtype=np.int16)
+        empty = np.zeros((*tokens.shape, 0, 0), dtype=np.int32)
         return Samples(tokens, starts, lengths, np.zeros(tokens.shape, dtype=np.float32), empty)
 
 

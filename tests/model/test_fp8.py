@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benthic.hub.layout import scale_shape
 from benthic.model import fp8
 from benthic.model.config import ModelConfig
 from benthic.model.fp8 import (
@@ -26,7 +27,6 @@ from benthic.model.fp8 import (
     quantise,
     quantise_model,
     quantise_reference,
-    scale_shape,
     to_fp8,
     weight_of,
 )
@@ -70,14 +70,14 @@ def codes(q: Tensor) -> Tensor:
 
 def test_scales_have_the_released_shapes() -> None:
     assert BLOCK == (128, 128)
-    assert scale_shape((576, 7168)) == (5, 56)  # kv_a_proj_with_mqa
-    assert scale_shape((256, 4096, 7168)) == (256, 32, 56)
+    assert scale_shape((576, 7168), BLOCK) == (5, 56)  # kv_a_proj_with_mqa
+    assert scale_shape((256, 4096, 7168), BLOCK) == (256, 32, 56)
     q, scale = quantise(torch.ones(576, 7168))
     assert q.shape == (576, 7168) and q.dtype == torch.float8_e4m3fn
     assert scale.shape == (5, 56) and scale.dtype == torch.float32
     for shape in [(7,), (0, 4), (2, 4, 0)]:
         with pytest.raises(ValueError, match="has no blocks"):
-            scale_shape(shape)
+            scale_shape(shape, BLOCK)
 
 
 @given(w=weights(), block=st.sampled_from(BLOCKS), scale_fmt=formats)
@@ -349,7 +349,7 @@ class Allocations(TorchDispatchMode):
 @pytest.mark.parametrize("shape", [(2500, 600), (3, 500_000), (1, 1_500_000)])
 def test_scratch_memory_does_not_grow(shape: tuple[int, int]) -> None:
     q = torch.ones(shape).to(torch.float8_e4m3fn)
-    scale = torch.ones(scale_shape(shape))
+    scale = torch.ones(scale_shape(shape, BLOCK))
     out = torch.empty(shape, dtype=torch.bfloat16)
     with Allocations() as seen:
         dequantise_into(out, q, scale)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benthic.config import ReasonConfig
-from benthic.data.tasks.problem import Problem, Split
+from benthic.data.tasks.problem import Problem, Split, Task
 from benthic.data.tasks.running_total import RunningTotals
 from benthic.data.tokenizer import EOS
 from benthic.data.vocabulary import BYTES
@@ -18,7 +18,8 @@ from benthic.engine.engine import Engine, Samples
 from benthic.engine.sampler import SamplingParams
 from benthic.model.config import ModelConfig
 from benthic.model.transformer import LanguageModel
-from benthic.reason.rl import policy_log_probs, rl_step, roll_out, to_batch
+from benthic.reason.rl import Environment, policy_log_probs, rl_step, roll_out, to_batch
+from benthic.reason.sampler import Sampler
 from benthic.train.optimizer import Optimizer
 from benthic.train.parallel import Ranks
 
@@ -64,9 +65,13 @@ class Impossible:
         return ""
 
 
+def environment(sampler: Sampler, config: ReasonConfig = CONFIG, task: Task = TASK) -> Environment:
+    return Environment(sampler=sampler, task=task, vocabulary=BYTES, config=config, seed=0)
+
+
 def step(model: LanguageModel, optimizer: Any, config: ReasonConfig, **more: Any) -> Any:
-    task = more.get("task", TASK)
-    return rl_step(model, optimizer, None, Engine(model), task, BYTES, config, 0, 0, Ranks())
+    found = environment(Engine(model), config, **more)
+    return rl_step(model, optimizer, found, 0, Ranks())
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_gradient_is_that_of_the_printed_loss(lively: LanguageModel) -> None:
     """Mean of -A log p over the answered tokens of kept groups: the same slope where r = 1."""
     recorder = Recorder(lively)
     step(lively, recorder, CONFIG)
-    rollout = roll_out(Engine(lively), TASK, BYTES, CONFIG, 0, 0, 0)
+    rollout = roll_out(environment(Engine(lively)), 0, 0)
     samples, loss, count = rollout.samples, torch.zeros(()), 0
     for row, rewards in enumerate(rollout.rewards.repeat_interleave(CONFIG.group, 0)):
         advantage = rollout.rewards.flatten()[row] - rewards.mean()
@@ -137,7 +142,7 @@ def test_ratio_is_one_at_the_first_update(lively: LanguageModel) -> None:
 
 def test_ratios_move_with_the_weights(lively: LanguageModel) -> None:
     """The old policy is the sampler's record, not the model asked again."""
-    rollout = roll_out(Engine(lively), TASK, BYTES, CONFIG, 0, 0, 0)
+    rollout = roll_out(environment(Engine(lively)), 0, 0)
     batch = to_batch(rollout.samples, torch.zeros(16), CPU)
     with torch.no_grad():
         lively.lm_head.weight.mul_(1.1)
@@ -145,8 +150,20 @@ def test_ratios_move_with_the_weights(lively: LanguageModel) -> None:
     assert (ours - batch.old)[batch.answered].abs().max() > 0.01
 
 
+def test_the_update_replays_the_experts_of_the_sampler(lively: LanguageModel) -> None:
+    """Also where the trainer's router, left alone, would now choose others."""
+    rollout = roll_out(environment(Engine(lively)), 0, 0)
+    batch = to_batch(rollout.samples, torch.zeros(16), CPU)
+    for router in lively.routers:
+        router.e_score_correction_bias.copy_(torch.arange(8.0))  # the last two, for every token
+    with torch.no_grad():
+        _, routing = policy_log_probs(lively, batch)
+    assert torch.equal(routing.chosen(), batch.replay)
+    assert (batch.replay < 6).any()
+
+
 def test_an_update_favours_the_rewarded_answers(lively: LanguageModel) -> None:
-    rollout = roll_out(Engine(lively), TASK, BYTES, CONFIG, 0, 0, 0)
+    rollout = roll_out(environment(Engine(lively)), 0, 0)
     centred = (rollout.rewards - rollout.rewards.mean(1, keepdim=True)).flatten()
     batch = to_batch(rollout.samples, centred, CPU)
     step(lively, Optimizer(lively, weight_decay=0.0), replace(CONFIG, learning_rate=1e-4))
@@ -164,22 +181,20 @@ def test_router_biases_rest(lively: LanguageModel) -> None:
 
 def test_load_counts_the_answered_tokens(lively: LanguageModel) -> None:
     result, _, _ = step(lively, Recorder(lively), CONFIG)
-    rollout = roll_out(Engine(lively), TASK, BYTES, CONFIG, 0, 0, 0)
+    rollout = roll_out(environment(Engine(lively)), 0, 0)
     answered = int((rollout.samples.lengths - rollout.samples.prompt_lengths).sum())
     assert result.load.sum(dim=1).tolist() == [answered * 2] * 2
 
 
 def test_random_reward_knows_nothing_of_the_answers(tiny: ModelConfig, seeded: Build) -> None:
-    one, two = (
-        roll_out(Engine(seeded(tiny, seed=s)), TASK, BYTES, CONFIG, 3, 0, 0) for s in (1, 2)
-    )
+    one, two = (roll_out(environment(Engine(seeded(tiny, seed=s))), 3, 0) for s in (1, 2))
     assert not np.array_equal(one.samples.tokens[:, 19:24], two.samples.tokens[:, 19:24])
     assert torch.equal(one.rewards, two.rewards)
 
 
 def test_random_reward_is_a_fair_coin_that_changes_with_the_step(model: LanguageModel) -> None:
     many = replace(CONFIG, prompts=256, max_new_tokens=1)
-    one, two = (roll_out(Engine(model), TASK, BYTES, many, s, 0, 0).rewards for s in (0, 1))
+    one, two = (roll_out(environment(Engine(model), many), s, 0).rewards for s in (0, 1))
     assert set(one.flatten().tolist()) == {0.0, 1.0}
     assert one.mean().item() == pytest.approx(0.5, abs=0.05)
     assert not torch.equal(one, two)
@@ -202,7 +217,7 @@ def test_rule_rewards_are_the_right_answers() -> None:
                 rows.append(whole if i % 4 < 2 else [*whole, 65])
             return samples_of(prompts, rows)
 
-    rollout = roll_out(Knows(), TASK, BYTES, replace(CONFIG, reward="rule"), 0, 0, 0)
+    rollout = roll_out(environment(Knows(), replace(CONFIG, reward="rule")), 0, 0)
     assert rollout.right.tolist() == [[1, 1, 1, 1]] * 4
     assert rollout.rewards.tolist() == [[1, 1, 0, 0]] * 4
     assert rollout.thinks == 8
@@ -216,7 +231,7 @@ def samples_of(prompts: Sequence[Sequence[int]], rows: list[list[int]]) -> Sampl
         np.array([len(p) for p in prompts], dtype=np.int64),
         np.array([len(r) for r in rows], dtype=np.int64),
         np.zeros(tokens.shape, dtype=np.float32),
-        np.zeros((*tokens.shape, 2, 2), dtype=np.int16),
+        np.zeros((*tokens.shape, 2, 2), dtype=np.int32),
     )
 
 

@@ -192,6 +192,32 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert bits(checkpoint.load(path).tensors) == bits(state(2).tensors)
 
 
+@pytest.mark.parametrize("renames", [0, 1])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "an I/O error"), KeyboardInterrupt()])
+def test_a_step_saved_again_is_there_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int, error: BaseException
+) -> None:
+    """The first rename moves the old state aside, the second puts the new one in its place."""
+    checkpoint.save(tmp_path, "pretrain", 1, state(1))
+    rename, done = Path.rename, []
+
+    def stopped(path: Path, target: Path) -> None:
+        if len(done) == renames:
+            raise error
+        done.append(rename(path, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stopped)
+        with pytest.raises((CheckpointError, KeyboardInterrupt)):
+            checkpoint.save(tmp_path, "pretrain", 1, state(2))
+    assert checkpoint.steps_of(tmp_path, "pretrain") == [1]
+    found = checkpoint.load(checkpoint.path_of(tmp_path, "pretrain", 1))
+    assert bits(found.tensors) == bits(state(1).tensors)
+    path = checkpoint.save(tmp_path, "pretrain", 1, state(3))
+    assert bits(checkpoint.load(path).tensors) == bits(state(3).tensors)
+    assert [p.name for p in tmp_path.iterdir()] == ["pretrain-0000001"]
+
+
 def test_a_checkpoint_is_data_and_never_code(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, "pretrain", 1, state())
     assert {p.name for p in path.iterdir()} == {TENSORS, FACTS}

@@ -61,7 +61,8 @@ def test_parts_side_by_side_share_the_cores() -> None:
     before = torch.get_num_threads()
     ranks = connect("cpu", available_cores())
     assert torch.get_num_threads() == 1
-    assert ranks.each(lambda part: (part, torch.get_num_threads()), 2) == [(0, 1), (1, 1)]
+    found = ranks.each(lambda part: (part, torch.get_num_threads()), 2)
+    assert list(found) == [(0, 1), (1, 1)]
     disconnect(ranks)
     torch.set_num_threads(before)
 

@@ -19,6 +19,7 @@ from decimal import Decimal
 from math import fsum
 from typing import Any, cast
 
+from benthic.cost.bill.headline import FINAL, LOST, counts, ended_among, ended_attempts
 from benthic.cost.bill.plans import Held, held
 from benthic.cost.bill.terms import Terms, people_cost, price_range, with_days
 from benthic.cost.bill.words import decimal, nearest, run_label
@@ -28,8 +29,6 @@ from benthic.cost.ledger.ledger import Ledger
 from benthic.cost.network.units import duration
 from benthic.cost.spread import Spread, Swing
 
-FINAL = ("pretrain", "context", "post-train", "rl")
-LOST = ("failed", "interrupted")
 STEPS = (  # what an hour beyond the headline went to, in the order they are told
     *("lost", "failed", "running", "ablation", "evaluation", "data", "other", "serving", "chat"),
     "idle",
@@ -260,25 +259,9 @@ def _read(bill: Bill, ledger: Ledger, given: Filters) -> None:
 
 def totals_reference(rows: Sequence[Billed]) -> tuple[float, float]:
     """Headline and metered dollars row by row, at the ledger's prices; `rows` are all there are."""
-    ended = {(row.purpose, row.run, row.attempt) for row in rows if row.status == "done"}
-    headline = sum(
-        row.dollars_kept
-        for row in rows
-        if row.purpose in FINAL
-        and row.status != "running"
-        and (row.purpose, row.run, row.attempt) in ended
-    )
+    ended = ended_among(rows)
+    headline = sum(row.dollars_kept for row in rows if counts(row, ended))
     return headline, sum(row.dollars for row in rows)
-
-
-def ended_attempts(ledger: Ledger, runs: list[str] | None = None) -> set[tuple[str, str, str]]:
-    """Purpose, run and attempt of final work that ended well, whenever and whosever.
-
-    What a cut-off row kept is in the headline if its own attempt is among them. `runs`: of these.
-    """
-    keys = ("purpose", "run", "attempt")
-    found = ledger.groups(keys, purposes=list(FINAL), statuses=["done"], runs=runs)
-    return {(g.key["purpose"], g.key["run"], g.key["attempt"]) for g in found}
 
 
 def _saved(
@@ -357,9 +340,10 @@ def _count(
 
 
 def _step(purpose: str, status: str, final: bool) -> str:
-    """Where the hours go that are not in the headline; a reservation stays idle however it ended"""
-    if purpose == "idle":
-        return "idle"
+    """Where the hours go that are not in the headline; a reservation stays idle however it ended,
+    and what answers people is always ended by a signal"""
+    if purpose == "idle" or (purpose in ("serving", "chat") and status == "interrupted"):
+        return purpose
     if status in LOST:
         return "failed"
     if final:

@@ -1,4 +1,9 @@
-"""The bill's smaller sections: plans, idle time, energy, how sure it is, prices and assumptions."""
+"""The bill's smaller sections: plans, idle time, energy, how sure it is, prices and assumptions.
+
+Each function makes one section of `page.story` from a bill that is drawn up and weighed; one with
+nothing to say has no blocks, and the page leaves it out. Amounts of steps are those of the
+waterfall, already rounded, so that a step has one figure wherever it stands.
+"""
 
 import re
 from collections.abc import Mapping, Sequence

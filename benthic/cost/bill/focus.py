@@ -6,8 +6,9 @@
 
 so the sums of the first two columns are the two numbers of the report. A run is the resource, a
 project the sub-account, a device the SKU; the purpose is in x_Purpose. A row that crosses months is
-cut by the month, in UTC, in proportion to the clock. People and other costs are purchases. Rows
-stream, so memory does not grow with the ledger; every row is held against `focus_rules`.
+cut by the month, in UTC, in proportion to the clock. People and other costs are purchases. Tags are
+all the provider's, with its prefix: benthic/attempt, benthic/source, benthic/stage, benthic/user.
+Rows stream, so memory does not grow with the ledger; every row is held against `focus_rules`.
 """
 
 import csv
@@ -24,8 +25,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.bill.bill import FINAL, LOST, ended_attempts, moment
-from benthic.cost.bill.focus_rules import COLUMNS, validate
+from benthic.cost.bill.bill import moment
+from benthic.cost.bill.focus_rules import COLUMNS, PREFIX, validate
+from benthic.cost.bill.headline import FINAL, LOST, counts, ended_attempts
 from benthic.cost.bill.terms import Terms, load, people_cost, with_days
 from benthic.cost.bill.words import dollars, row_word, run_label
 from benthic.cost.catalog.cells import cell
@@ -128,7 +130,7 @@ def rows(ledger: Ledger, house: House, terms: Terms, **filters: Any) -> Iterator
     runs = [group.key["run"] for group in ledger.groups(("run",), **cut)]
     ended = ended_attempts(ledger, runs) if runs else set()
     for row in ledger.query(**filters):
-        yield from _charges(row, house, terms, (row.purpose, row.run, row.attempt) in ended)
+        yield from _charges(row, house, terms, counts(row, ended))
     yield from _purchases(house, terms, spanned)
 
 
@@ -145,13 +147,12 @@ def _written(
         yield cells
 
 
-def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[dict[str, Any]]:
-    """The charges of one row of the ledger; `well`: its attempt ended well."""
+def _charges(row: Billed, house: House, terms: Terms, counted: bool) -> Iterator[dict[str, Any]]:
+    """The charges of one row of the ledger; `counted`: in the headline."""
     price = _decimal(row.price_per_hour)
     key = terms.rate(row.device)
     each = price if key is None else _decimal(terms.inputs[key].value)
     used = _hours(row.seconds_billable, row.count)
-    counted = row.purpose in FINAL and (row.status == "done" or (well and row.status in LOST))
     kept = _hours(row.seconds_kept, row.count) if counted else Decimal(0)
     unit = "GPU-Hours" if row.gpus else "Device-Hours"
     run = row.run.strip()
@@ -181,7 +182,7 @@ def _charges(row: Billed, house: House, terms: Terms, well: bool) -> Iterator[di
         "SkuPriceId": f"{row.device.strip() or 'unknown'} at {price:f} USD an hour",
         "SubAccountId": row.project.strip() or None,
         "SubAccountName": row.project.strip() or None,
-        "Tags": json.dumps({tag: _bounded(value) for tag, value in tags.items() if value}),
+        "Tags": json.dumps({PREFIX + tag: _bounded(v) for tag, v in tags.items() if v}),
         "x_Outcome": row.status,
         "x_Purpose": row.purpose,
         "x_User": row.user.strip() or None,

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-VERSION = "1.2"
+PREFIX = "benthic/"  # of all tags that are written here, which are the provider's
 MOST = 100  # faults told; a file with more is wrong throughout
 
 Kind = Literal["text", "decimal", "time", "currency", "object"]
@@ -252,6 +252,12 @@ CROSS = (
         lambda row: bool(row["SkuId"]) or not row["SkuMeter"],
     ),
     _pair("SubAccountId", "SubAccountName", "subaccountname.md"),
+    Cross(
+        f"each tag is the provider's, so its key begins with {PREFIX}",
+        "columns/tags.md",
+        ("Tags",),
+        lambda row: all(key.startswith(PREFIX) for key in json.loads(row["Tags"] or "{}")),
+    ),
     Cross(
         "ServiceSubcategory belongs to ServiceCategory",
         "columns/servicesubcategory.md",

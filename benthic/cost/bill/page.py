@@ -6,11 +6,12 @@ below a dollar; of a column that adds up, each line is rounded so that it still 
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from time import time
 
+from benthic import __version__
 from benthic.cost.bill import detail as bill_detail
 from benthic.cost.bill.bill import (
-    FINAL,
-    LOST,
     Amount,
     Bill,
     Run,
@@ -18,6 +19,7 @@ from benthic.cost.bill.bill import (
     purpose_name,
     rounded,
 )
+from benthic.cost.bill.headline import FINAL, LOST
 from benthic.cost.bill.words import (
     Write,
     blank,
@@ -86,11 +88,17 @@ def story(bill: Bill, *, drawn: bool = False) -> Page:
         ]
     return Page(
         title=f"The bill of {short(project, 40)}" if project else "The bill",
+        span=f"{day(bill.started)} to {day(bill.ended)}" if bill.rows else "",
         verdict=_verdict(bill, write),
-        about=_about(bill),
+        about=f"{_about(bill)}{_issued(bill) if drawn else ''}",
         numbers=_numbers(bill, write) if bill.rows else (),
         sections=[section for section in sections if section.blocks],
     )
+
+
+def _issued(bill: Bill) -> str:
+    """When, by what and from where: a page is read long after, by others."""
+    return f" Drawn up {day(time())} by Benthic {__version__} from {Path(bill.ledger).name}."
 
 
 def step_name(key: str) -> str:
@@ -321,7 +329,15 @@ def _shares(title: str, found: Mapping[str, Share], bill: Bill, write: Write) ->
         for (name, part), amount in zip(shown, full, strict=True)
     ]
     columns = (title[:-1], "headline", "lost", "idle", "all of it")
-    return Table(title=title.capitalize(), columns=columns, right=columns[1:], rows=rows)
+    return Table(
+        title=title.capitalize(),
+        columns=columns,
+        right=columns[1:],
+        rows=rows,
+        note="The headline is at the ledger's price, the rest at the owner's."
+        if bill.owned
+        else "",
+    )
 
 
 def _runs(bill: Bill, write: Write) -> Table:

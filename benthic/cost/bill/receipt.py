@@ -1,26 +1,29 @@
 """The receipt: what a run cost, its final run and everything, and the bridge between the two.
 
-The final run is what a press release would call the cost: productive seconds of pretraining and
-reinforcement in the current attempt. Everything is all that was allocated under the run's folder.
-Dollars are seconds / 3600 * price * count. Each row is rounded once, to the microsecond and to a
-hundred-millionth of a dollar, and split exactly; so lines and bridge add up to everything, digit by
-digit. Seconds are those of the clock: a span on 8 devices lasts as long as on one.
+The final run is what a press release would call the cost, by the rule of `headline`: kept seconds
+of attempts that ended well. Everything is all that was allocated under the run's folder. Both are
+those of the report on the run's rows: amended, and what ran inside taken off. Dollars are seconds /
+3600 * price * count. Each row is rounded once, to the microsecond and to a hundred-millionth of a
+dollar, and split exactly; so lines and bridge add up to everything, digit by digit. Seconds are
+those of the clock: a span on 8 devices lasts as long as on one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
-from benthic.cost.ledger.ledger import PURPOSES, Entry
+from benthic.cost.bill.headline import FINAL, Attempt, counts, ended_among
+from benthic.cost.ledger.entries import Billed
+from benthic.cost.ledger.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _MEASURED = "rapl"
 _FINAL = "final run"
-_UNSAVED = "running, not saved yet"
+_RUNNING = "still running"
 _LOST = "lost to interruptions"
 _DISCARDED = "discarded attempts"
 _SECOND = Decimal("1e-6")
@@ -48,7 +51,7 @@ class Line:
     stage: str
     purpose: str
     status: str
-    """the rows' status, or "discarded" for an earlier attempt"""
+    """the rows' status, or "discarded" for another attempt that did not end well"""
     amount: Amount
     tokens: int
     flops: float
@@ -89,32 +92,37 @@ class Receipt:
         }
 
 
-def build_receipt(entries: Sequence[Entry], attempt: str) -> Receipt:
-    """Bill all ledger rows of one run, `attempt` being the current one.
+def build_receipt(rows: Sequence[Billed], attempt: str) -> Receipt:
+    """Bill all rows of one run as they count, in the order they started.
 
-    A row that still runs counts as productive up to its last checkpoint. `ValueError` where there
-    is no row, or rows of several runs.
+    `attempt` is the current one; another is discarded unless final work of it ended well. What a
+    row of final work kept belongs to the final run once its attempt has ended well. `ValueError`
+    where there is no row, or rows of several runs.
     """
-    runs = sorted({entry.run for entry in entries})
+    runs = sorted({row.run for row in rows})
     if len(runs) != 1:
         raise ValueError(f"a receipt is of one run and the rows are of {len(runs)}: choose one run")
-    steps = dict.fromkeys(
-        [_FINAL, *(p for p in PURPOSES if not _is_final(p)), _UNSAVED, _LOST, _DISCARDED], Amount()
-    )
-    groups: dict[tuple[str, str, str, str], list[Entry]] = {}
-    for entry in entries:
-        status = entry.status if entry.attempt == attempt else "discarded"
-        key = (entry.stage, entry.purpose, status, entry.energy_source)
-        groups.setdefault(key, []).append(entry)
-        for label, amount in _shares(entry, attempt):
-            steps[label] += amount
+    ended = ended_among(rows)
+    standing = {attempt, *(of for *_, of in ended)}
+    others = [purpose for purpose in PURPOSES if purpose not in FINAL]
+    steps = dict.fromkeys([_FINAL, *others, _RUNNING, _LOST, _DISCARDED], Amount())
+    groups: dict[tuple[str, str, str, str], list[Billed]] = {}
+    for row in rows:
+        discarded = row.attempt not in standing
+        status = "discarded" if discarded else row.status
+        key = (row.stage, row.purpose, status, row.energy_source)
+        groups.setdefault(key, []).append(row)
+        whole, kept = _amount(row, row.seconds_billable), _amount(row, row.seconds_kept)
+        left = _DISCARDED if discarded else _RUNNING if row.status == "running" else _LOST
+        steps[_kept_as(row, ended, left)] += kept
+        steps[left] += whole - kept
     return Receipt(
         run=runs[0],
         attempt=attempt,
         lines=tuple(_line(*key, group) for key, group in groups.items()),
         bridge=tuple(steps.items()),
-        everything=_total(_amount(entry, entry.seconds) for entry in entries),
-        prices=tuple(dict.fromkeys(_price(entry) for entry in entries)),
+        everything=_total(rows),
+        prices=tuple(dict.fromkeys(_price(row) for row in rows)),
     )
 
 
@@ -165,45 +173,39 @@ def energy(joules: float, source: str) -> str:
     return amount if source == _MEASURED or not joules else f"~{amount}"
 
 
-def _is_final(purpose: str) -> bool:
-    return purpose in ("pretrain", "rl")
+def _kept_as(row: Billed, ended: Collection[Attempt], left: str) -> str:
+    """The step that the row's kept seconds belong to; `left` is that of its others."""
+    if counts(row, ended):
+        return _FINAL
+    if left == _DISCARDED or row.purpose in FINAL:
+        return left
+    return row.purpose if row.purpose in PURPOSES else "other"
 
 
-def _shares(entry: Entry, attempt: str) -> list[tuple[str, Amount]]:
-    """The row cut into steps of the bridge; the cuts add up to the row."""
-    whole = _amount(entry, entry.seconds)
-    if entry.attempt != attempt:
-        return [(_DISCARDED, whole)]
-    kept = _amount(entry, min(max(entry.seconds_productive or 0.0, 0.0), entry.seconds))
-    purpose = _FINAL if _is_final(entry.purpose) else entry.purpose
-    rest = _UNSAVED if entry.status == "running" else _LOST
-    return [(purpose, kept), (rest, whole - kept)]
-
-
-def _amount(entry: Entry, seconds: float) -> Amount:
-    dollars = Decimal(seconds) * Decimal(entry.price_per_hour) * entry.count / 3600
+def _amount(row: Billed, seconds: float) -> Amount:
+    dollars = Decimal(seconds) * Decimal(row.price_per_hour) * row.count / 3600
     return Amount(seconds=Decimal(seconds).quantize(_SECOND), dollars=dollars.quantize(_DOLLAR))
 
 
-def _price(entry: Entry) -> str:
-    return f"{entry.count} x {entry.device} at ${entry.price_per_hour:g}/h: {entry.price_source}"
+def _price(row: Billed) -> str:
+    return f"{row.count} x {row.device} at ${row.price_per_hour:g}/h: {row.price_source}"
 
 
-def _total(amounts: Iterable[Amount]) -> Amount:
-    return sum(amounts, Amount())
+def _total(rows: Iterable[Billed]) -> Amount:
+    return sum((_amount(row, row.seconds_billable) for row in rows), Amount())
 
 
 def _line(
-    stage: str, purpose: str, status: str, energy_source: str, entries: Sequence[Entry]
+    stage: str, purpose: str, status: str, energy_source: str, rows: Sequence[Billed]
 ) -> Line:
     return Line(
         stage=stage,
         purpose=purpose,
         status=status,
-        amount=_total(_amount(entry, entry.seconds) for entry in entries),
-        tokens=sum(entry.tokens for entry in entries),
-        flops=sum(entry.flops for entry in entries),
-        joules=sum(entry.joules for entry in entries),
+        amount=_total(rows),
+        tokens=sum(row.tokens for row in rows),
+        flops=sum(row.flops for row in rows),
+        joules=sum(row.joules_billable for row in rows),
         energy_source=energy_source,
     )
 

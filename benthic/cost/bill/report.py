@@ -60,14 +60,14 @@ def show(
             opened, terms, since=first, until=last, project=project, purpose=purpose, user=user
         )
     weigh(bill)
+    if html:  # files first: whoever reads what is printed may leave before its end
+        write_page(page_of(bill, drawn=True), html)
+    if markdown:
+        write_card(bill, markdown)
     if json:
         print(json_format.dumps(to_dict(bill), indent=1))
     else:
         print_page(page_of(bill))
-    if html:
-        write_page(page_of(bill, drawn=True), html)
-    if markdown:
-        write_card(bill, markdown)
     for path in filter(None, (html, markdown)):
         if not json:
             say(f"Written: {path}")

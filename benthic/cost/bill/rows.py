@@ -1,4 +1,4 @@
-"""Rows, amendments and budgets: `benthic cost list`, `show`, `amend` and `budget`.
+"""Rows and budgets: `benthic cost list`, `show` and `budget`.
 
 Times are UTC, dollars are as they count: amended, and what ran inside taken off. A row is named by
 the start of its id, as the list shows it. Control characters of names are made visible.
@@ -25,16 +25,16 @@ from benthic.cost.bill.words import (
 )
 from benthic.cost.catalog.load import CostError
 from benthic.cost.ledger.entries import (
-    AMENDABLE,
+    SCOPES,
     STATUSES,
     Billed,
     Budget,
     Scope,
-    purpose_named,
 )
 from benthic.cost.ledger.ledger import Ledger, ledger_path
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.network.units import money
-from benthic.cost.page import say, share
+from benthic.cost.page import say, share, terminal
 from benthic.svg import visible
 
 SHOWN = 20
@@ -116,34 +116,10 @@ def show_one(prefix: str, *, json: bool = False, ledger: Path | None = None) -> 
         found = to_dict(row) | {"amendments": [asdict(amendment) for amendment in amendments]}
         print(json_format.dumps(found, indent=1))
         return 0
-    _print_pairs(row, f"{outer.id[:ID]} {_label(outer)}" if outer else row.parent or "")
+    _print_pairs(row, f"{outer.id[:ID]} {row_label(outer)}" if outer else row.parent or "")
     for amendment in amendments:
         reason, author = (visible(text) for text in (amendment.reason, amendment.author))
         say(f"{stamp(amendment.at)}  {amendment.field} = {amendment.value} by {author}: {reason}")
-    return 0
-
-
-def amend(
-    prefix: str,
-    changes: Sequence[str],
-    *,
-    reason: str,
-    author: str = "",
-    ledger: Path | None = None,
-) -> int:
-    """Put fields of a row right, each change being FIELD=VALUE; all of them or none."""
-    pairs = [_change(change) for change in changes]
-    if not pairs:
-        raise CostError(f"nothing to amend: give --set FIELD=VALUE, of {', '.join(AMENDABLE)}.")
-    with Ledger(ledger or ledger_path()) as opened:
-        row = opened.find(prefix)
-        opened.amend_all(row.id, pairs, reason=reason, author=author)
-        after = opened.find(row.id)
-    write = dollars(max(row.dollars, after.dollars))
-    for field, _ in pairs:
-        before, now = (_told(field, getattr(found, field)) for found in (row, after))
-        say(f"{field}: {before} -> {now}")
-    say(f"{row.id[:ID]} {_label(row)} counts {write(after.dollars)}, before {write(row.dollars)}.")
     return 0
 
 
@@ -184,7 +160,8 @@ def standing(ledger: Ledger, found: Budget, now: float | None = None) -> Standin
     """What is spent of a budget, and how fast."""
     now = time.time() if now is None else now
     spent = ledger.spent(found.scope, found.key)
-    recent = ledger.groups((), **{found.scope: found.key, "since": now - MONTH})  # type: ignore[arg-type]
+    purpose, project = (found.key if found.scope == scope else None for scope in SCOPES)
+    recent = ledger.groups((), purpose=purpose, project=project, since=now - MONTH)
     if not recent or not recent[0].dollars:
         return Standing(budget=found, spent=spent, a_day=0.0)
     days = min(MONTH, max(now - recent[0].started, _DAY)) / _DAY
@@ -209,23 +186,23 @@ def stamp(unix: float) -> str:
         return f"unix {unix:g}"
 
 
-def _label(row: Billed) -> str:
+def told(field: str, value: Any) -> str:
+    """A field's value as people read it."""
+    return (
+        purpose_name(value)
+        if field == "purpose"
+        else "(none)"
+        if value in (None, "")
+        else str(value)
+    )
+
+
+def row_label(row: Billed) -> str:
+    """What people call it."""
     return row.name or run_label(row.run)
 
 
-def _told(field: str, value: Any) -> str:
-    return purpose_name(value) if field == "purpose" else str(value) or "(none)"
-
-
-def _change(text: str) -> tuple[str, str]:
-    field, equals, value = text.partition("=")
-    if not equals:
-        raise CostError(f"the change is '{short(text, 60)}': write FIELD=VALUE, like project=reef.")
-    return field.strip(), value.strip()
-
-
 def _print_rows(rows: Sequence[Billed]) -> None:
-    import rich.console
     from rich.table import Table
     from rich.text import Text
 
@@ -236,7 +213,7 @@ def _print_rows(rows: Sequence[Billed]) -> None:
         (
             row.id[:ID],
             stamp(row.started)[2:],
-            visible(_label(row)),
+            visible(row_label(row)),
             f"{purpose_name(row.purpose)}{'*' if row.amended else ''}",
             row.status,
             hours(row.seconds_billable * row.count / 3600),
@@ -244,7 +221,7 @@ def _print_rows(rows: Sequence[Billed]) -> None:
         )
         for row in rows
     ]
-    width = rich.console.Console().width
+    width = terminal().width
     others = [i for i, name in enumerate(columns) if name != "name"]
     taken = sum(max(len(row[i]) for row in (columns, *cells)) for i in others) + len(others)
     room = max(NAME, width - taken)  # a narrow terminal breaks lines, and loses no money
@@ -259,13 +236,12 @@ def _print_rows(rows: Sequence[Billed]) -> None:
         )
     for row in cells:
         table.add_row(*map(Text, row))
-    rich.console.Console(highlight=False, width=max(width, taken + room)).print(table)
+    terminal(max(width, taken + room)).print(table)
     amended = " * amended." if any(row.amended for row in rows) else ""
     say(f"{len(rows):,} {row_word(len(rows))}, {write(total)}; hours of devices.{amended}")
 
 
 def _print_pairs(row: Billed, outer: str) -> None:
-    import rich.console
     from rich.table import Table
     from rich.text import Text
 
@@ -279,7 +255,7 @@ def _print_pairs(row: Billed, outer: str) -> None:
         energy += f"; of the {row.seconds_recorded:,.1f} s recorded, not of those amended"
     pairs = [
         ("id", row.id),
-        ("name", _label(row)),
+        ("name", row_label(row)),
         ("run", row.run),
         ("purpose", f"{purpose_name(row.purpose)}, stage {row.stage}"),
         ("project", row.project),
@@ -308,11 +284,10 @@ def _print_pairs(row: Billed, outer: str) -> None:
     for name, value in pairs:
         if value:
             table.add_row(name, Text(visible(value)))
-    rich.console.Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _print_budgets(standings: Sequence[Standing]) -> None:
-    import rich.console
     from rich.table import Table
     from rich.text import Text
 
@@ -325,14 +300,14 @@ def _print_budgets(standings: Sequence[Standing]) -> None:
         table.add_column(name, overflow="fold")
     for found in standings:
         table.add_row(
-            Text(visible(f"{found.budget.scope} {_told(found.budget.scope, found.budget.key)}")),
+            Text(visible(f"{found.budget.scope} {told(found.budget.scope, found.budget.key)}")),
             write(found.budget.dollars or 0.0),
             write(found.spent),
             write(found.left),
             _forecast(found, write),
             "refused" if found.budget.hard else "a warning",
         )
-    rich.console.Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _forecast(found: Standing, write: Write) -> str:

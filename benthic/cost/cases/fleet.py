@@ -25,6 +25,7 @@ from benthic.cost.spread import Spread, monte_carlo
 EXAMPLE = Path(__file__).with_name("fleet.toml")
 HOURS = 8760.0
 MOST = 50  # pools, sites and kinds of people: a page, not a database
+MOST_NETWORK = 0.9  # of a cluster's price; published ones are below a fifth
 
 FLEET = {"years": "years", "cost_of_capital": "share/year", "residual": "share", "storage": "USD"}
 SITE = {"hosting": "USD/kW-month", "tariff": "USD/kWh", "pue": "PUE", "load": "share"}
@@ -99,11 +100,7 @@ def load(path: Path = EXAMPLE) -> Fleet:
         numbers = {key: value for key, value in table.items() if key not in ("gpu", "site")}
         inputs |= _figures(path, f"pools.{pool}.", numbers, POOL)
         _power(file, pool, table, inputs)
-        if inputs[f"pools.{pool}.occupancy"].low <= 0:
-            raise CostError(
-                f"{file}: 'pools.{quoted(pool)}.occupancy' reaches 0, where no job holds an hour "
-                "that has a price; give the share of hours that jobs hold, above 0, like 0.8."
-            )
+        _check(f"{file}: 'pools.{quoted(pool)}", pool, inputs)
     unused = sorted(set(sites) - set(homes.values()))
     if unused:
         raise CostError(f"{file}: no pool stands at the site '{quoted(unused[0])}'; remove it.")
@@ -153,6 +150,25 @@ def _home(file: str, pool: str, table: Mapping[str, Any], sites: Mapping[str, An
     return str(site)
 
 
+def _check(where: str, pool: str, inputs: Mapping[str, Figure]) -> None:
+    """What a pool cannot be, though each figure is within the limits of its unit."""
+    count = inputs[f"pools.{pool}.count"].value
+    if count != round(count):
+        raise CostError(f"{where}.count' is {count:g} GPUs; give a whole number.")
+    if inputs[f"pools.{pool}.occupancy"].low <= 0:
+        raise CostError(
+            f"{where}.occupancy' reaches 0, where no job holds an hour that has a price; give the "
+            "share of hours that jobs hold, above 0, like 0.8."
+        )
+    network = inputs.get(f"pools.{pool}.interconnect")
+    if network and network.high > MOST_NETWORK:
+        raise CostError(
+            f"{where}.interconnect' reaches {network.high:g} of the cluster's price, which leaves "
+            f"too little for its servers; give the network's share, at most {MOST_NETWORK:g}, "
+            "like 0.12."
+        )
+
+
 def _power(file: str, pool: str, table: Mapping[str, Any], inputs: dict[str, Figure]) -> None:
     """Take a server's power from the catalog where the file does not give it."""
     key = f"pools.{pool}.kw"
@@ -181,7 +197,7 @@ def evaluate(fleet: Fleet, values: Values) -> dict[str, float]:
     capex = {
         pool: values[f"pools.{pool}.count"]
         * (values[f"pools.{pool}.price"] + values[f"pools.{pool}.server"])
-        / max(1 - of(f"pools.{pool}.interconnect"), 1e-9)
+        / (1 - of(f"pools.{pool}.interconnect"))
         for pool in fleet.pools
     }
     bought = sum(capex.values())
@@ -282,10 +298,13 @@ def to_dict(fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def show(path: Path | None = None, *, json: bool = False, html: Path | None = None) -> int:
+def show(
+    path: Path | None = None, *, json: bool = False, html: Path | None = None, why: bool = False
+) -> int:
     """Print what a fleet costs, and write its page where one is asked for; returns the exit code.
 
-    Without a path: the example, a lab's four nodes of eight H100. Raises `CostError`.
+    Without a path: the example, a lab's four nodes of eight H100. `why` prints each input's source.
+    Raises `CostError`.
     """
     fleet = load(path or EXAMPLE)
     if json:
@@ -294,7 +313,7 @@ def show(path: Path | None = None, *, json: bool = False, html: Path | None = No
     from benthic.cost.cases.owning import story
 
     if not json:
-        page.print_page(story(fleet))
+        page.print_page(story(fleet, why=why))
     if html:
         page.write_page(story(fleet, drawn=True), html)
         if not json:

@@ -2,9 +2,11 @@
 
 from benthic.cost.cases import fleet as model
 from benthic.cost.cases.fleet import YEARLY, Fleet
+from benthic.cost.catalog.origins import origin
 from benthic.cost.page import (
     Drawing,
     Number,
+    Origins,
     Page,
     Prose,
     Section,
@@ -29,14 +31,14 @@ NAMES = {
 }
 
 
-def story(fleet: Fleet, *, drawn: bool = False) -> Page:
-    """The whole answer; `drawn` for a page with drawings and sources."""
+def story(fleet: Fleet, *, why: bool = False, drawn: bool = False) -> Page:
+    """The whole answer, with sources by `why`; `drawn` for a page with drawings and sources."""
     f, spread = model.evaluate(fleet, fleet.values), model.spreads(fleet)
     years, busy = fleet.values["years"], f["fleet.busy"]
     found = spread["fleet.busy_rate"]
-    sections = [_rates(fleet, f, spread, drawn), _costs(fleet, f, drawn), _idle(fleet, f)]
-    if drawn:
-        sections.append(_inputs(fleet))
+    sections = [_rates(fleet, f, spread, drawn), _costs(fleet, f, drawn), _idle(f)]
+    if why or drawn:
+        sections.append(_inputs(fleet, folded=drawn))
     return Page(
         title=fleet.name,
         verdict=_verdict(f),
@@ -180,7 +182,7 @@ def _hour(f: dict[str, float], key: str) -> str:
     return rate(f[f"fleet.{key}"] / f["fleet.hours"])
 
 
-def _idle(fleet: Fleet, f: dict[str, float]) -> Section:
+def _idle(f: dict[str, float]) -> Section:
     busy = f["fleet.busy"]
     steps = sorted({0.5, 0.6, 0.7, 0.8, 0.9, 0.96, round(busy, 4)})
     rows = [
@@ -208,7 +210,11 @@ def _against(f: dict[str, float], step: float) -> str:
     return f"{money(abs(saved))} {'more' if saved >= 0 else 'less'}"
 
 
-def _inputs(fleet: Fleet) -> Section:
+def _inputs(fleet: Fleet, folded: bool) -> Section:
+    title = f"All {len(fleet.inputs)} inputs"
+    if not folded:
+        told = Origins(title=title, items=[origin(entry) for entry in fleet.inputs.values()])
+        return Section(title="Where every figure is from", blocks=[told])
     rows = [
         (
             entry.key,
@@ -223,7 +229,7 @@ def _inputs(fleet: Fleet) -> Section:
         for entry in fleet.inputs.values()
     ]
     table = Table(
-        title=f"All {len(rows)} inputs",
+        title=title,
         columns=("input", "value", "low - high", "unit", "confidence", "date", "source", "note"),
         right=("value", "low - high"),
         rows=rows,

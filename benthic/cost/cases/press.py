@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from benthic.cost.cases import published
 from benthic.cost.cases.published import Case
 from benthic.cost.catalog.load import Figure
+from benthic.cost.catalog.origins import origin
 from benthic.cost.page import (
     Drawing,
+    Origins,
     Points,
     Prose,
     Section,
@@ -247,16 +249,7 @@ def why(case: Case, f: Figures, spread: Spreads, folded: bool) -> Section:
     )
     if folded:
         return Section(title="Where every figure is from", blocks=[inputs, figures])
-    told = Points(
-        items=[
-            (
-                row[0],
-                f"{row[1]} {row[3]}{f' ({row[2]})' if row[2] else ''}, {row[4]}, {row[5]}: "
-                f"{row[6]}{f'; {row[7]}' if row[7] else ''}",
-            )
-            for row in sources
-        ]
-    )
+    told = Origins(title=inputs.title, items=[origin(entry) for entry in case.inputs.values()])
     formula = Points(items=[(key, f"{value} = {text}") for key, value, _, text in lines])
     return Section(title="Where every figure is from", blocks=[formula, told])
 

@@ -1,4 +1,9 @@
-"""How sure the cost of the whole programme is: its range, on both bases, and what moves it most."""
+"""How sure the cost of the whole programme is: its range, on both bases, and what moves it most.
+
+The programme is all compute that led to the final run, and its people. Its size is known through
+the final run's share, measured at other laboratories only; so the least and the most stand beside
+P10 to P90, and each is told at the owner's rate and at rent.
+"""
 
 from collections.abc import Callable
 

@@ -10,15 +10,13 @@ Left out: what the table leaves out (staff, fabric, capital), which stands apart
 
 import json as json_format
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
-from benthic.cost.cases.fleet import crf
+from benthic.cost.cases.formula import Formula, formula
 from benthic.cost.cases.inputs import check_keys, figure, quoted, read_toml
 from benthic.cost.catalog.load import CostError, Figure
 from benthic.cost.spread import Spread, Swing, monte_carlo, tornado
@@ -197,19 +195,7 @@ check.nodes [share change] = serving.derived_nodes / serving.nodes - 1
 check.income [share change] = serving.income / printed.income - 1
 """
 
-_LINE = re.compile(r"(\S+) \[(.+?)\] = (.+)")
-_NAME = re.compile(r"\b([a-z][a-z0-9_]*\.[a-z0-9_]+)\b")
 _SIGNED = " change"
-
-
-class Formula(NamedTuple):
-    """One line of the sheet: `key [unit] = text`; `reads` are the keys in the text."""
-
-    key: str
-    unit: str
-    text: str
-    reads: frozenset[str]
-    code: CodeType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,13 +212,7 @@ class Case:
 @lru_cache
 def formulas() -> tuple[Formula, ...]:
     """The sheet, in an order in which each line reads only inputs and lines above it."""
-    out: list[Formula] = []
-    for line in SHEET.splitlines():
-        if match := _LINE.fullmatch(line):
-            key, unit, text = match.groups()
-            code = compile(_NAME.sub(r'v["\1"]', text), f"<{key}>", "eval")
-            out.append(Formula(key, unit, text, frozenset(_NAME.findall(text)), code))
-    return tuple(out)
+    return tuple(formula(line) for line in SHEET.splitlines() if line and line[0] != "#")
 
 
 @lru_cache
@@ -242,11 +222,6 @@ def roots() -> dict[str, frozenset[str]]:
     for line in formulas():
         found[line.key] = frozenset().union(*(found.get(key, {key}) for key in line.reads))
     return found
-
-
-def dependants(key: str) -> set[str]:
-    """The figures that an input changes."""
-    return {figure for figure, inputs in roots().items() if key in inputs}
 
 
 def load(path: Path | None = None) -> Case:
@@ -280,10 +255,9 @@ def _flat(path: Path) -> dict[str, Any]:
 def evaluate(values: Mapping[str, float]) -> dict[str, float]:
     """All figures of the sheet from the inputs' values; `CostError` where one is not a number."""
     found = dict(values)
-    names = {"__builtins__": {}, "v": found, "crf": crf}
     for line in formulas():
         try:
-            found[line.key] = eval(line.code, names)  # the sheet above, never a user's text
+            found[line.key] = line.rule(found)
         except (ZeroDivisionError, OverflowError):
             raise CostError(
                 f"'{line.key}' = {line.text} is no number; change {_listed(line.key)}."

@@ -138,7 +138,6 @@ def _rings(case: Case, f: Figures, spread: Spreads, drawn: bool) -> Section:
         columns=("ring", *right, "V3's part"),
         right=right,
         rows=rows,
-        phone="5.7rem .9fr 1.5fr .9fr",
         note=(
             f"Fixed inputs are the published or central ones, and {money(f['fleet.cost'])} is what "
             "they give. Moved is what comes out if the inputs move within their ranges, and lies "

@@ -9,10 +9,9 @@ stay numbers, negative ones too. Quoting commas and quotes is the work of the cs
 import re
 from math import isfinite
 
-from benthic.cost.catalog.load import CostError
+from benthic.cost.catalog.figures import NUMBER, CostError
 
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212]")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
@@ -26,7 +25,7 @@ def cell(value: object) -> str:
     if isinstance(value, float) and not isfinite(value):
         raise CostError(f"a cell cannot hold {value}: leave it empty or correct the figure")
     text = str(value)
-    if isinstance(value, int | float) or _NUMBER.fullmatch(text):
+    if isinstance(value, int | float) or NUMBER.fullmatch(text):
         return text
     line = _BREAKS.sub(" ", text)
     return f"'{line}" if _FORMULA.match(line) else line

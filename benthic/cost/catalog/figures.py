@@ -23,9 +23,10 @@ from benthic.svg import visible
 COLUMNS = ("key", "value", "low", "high", "unit", "source", "date", "confidence", "note")
 CONFIDENCE = ("high", "medium", "low", "derived", "own")
 PERIOD = timedelta(days=92)  # observations so close to the newest one speak of the same market
+_FEW = 3  # observations; of fewer, those of a second PERIOD before have a say, too
 LARGEST = 1_000_000  # bytes of a file; the largest shipped one has a tenth of it
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _CURRENCY = re.compile(
@@ -114,7 +115,12 @@ def explain(figure: Figure) -> str:
 
 
 def summary(rows: list[Figure], until: Day) -> Figure:
-    """The rows up to `until`, of the newest one's time, as one; an undated row is of any time."""
+    """The rows up to `until`, of the newest one's time, as one; an undated row is of any time.
+
+    That is their lower median, so a price that somebody asked, or the middle of two, with the
+    lowest and the highest of them. Where they are few, those of twice the time widen the range, and
+    decide between two; one that is alone in its time stays the value.
+    """
     dated = [(days(row.date)[0] if row.date else min(until, Day.today()), row) for row in rows]
     past = [(day, row) for day, row in dated if day <= until]
     if not past:
@@ -124,24 +130,40 @@ def summary(rows: list[Figure], until: Day) -> Figure:
             f"{dates[0]} to {dates[-1]}"
         )
     newest = max(day for day, _ in past)
-    period = sorted(
-        (row for day, row in past if newest - day <= PERIOD), key=lambda row: (row.value, row.date)
-    )
-    chosen = period[(len(period) - 1) // 2]
-    if len(period) == 1:
+    near = [row for day, row in past if newest - day <= PERIOD]
+    wide = near
+    if len(near) < _FEW:
+        wide = [row for day, row in past if newest - day <= 2 * PERIOD]
+    chosen, how = _median(wide if len(near) > 1 else near)
+    if len(wide) == 1:
         return chosen
-    first, last = min(row.date for row in period), max(row.date for row in period)
+    first, last = min(row.date for row in wide), max(row.date for row in wide)
     return replace(
         chosen,
-        low=min(row.low for row in period),
-        high=max(row.high for row in period),
-        note=f"lower median of {len(period)} from {first} to {last}; {chosen.note}",
+        low=min(row.low for row in wide),
+        high=max(row.high for row in wide),
+        note=f"{how} of {len(wide)} from {first} to {last}; {chosen.note}",
     )
+
+
+def _median(rows: list[Figure]) -> tuple[Figure, str]:
+    """The lower one, or the middle of two, and what it is called."""
+    ordered = sorted(rows, key=lambda row: (row.value, row.date))
+    if len(ordered) != 2 or ordered[0].value == ordered[1].value:
+        return ordered[(len(ordered) - 1) // 2], "lower median" if len(rows) > 1 else "newest"
+    one, other = sorted(rows, key=lambda row: row.date)
+    middle = replace(
+        other,
+        value=(one.value + other.value) / 2,
+        source=f"{one.source} and {other.source}",
+        note=f"{one.note}; {other.note}",
+    )
+    return middle, "middle"
 
 
 def cells_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows of a file of figures that has the columns `needed`."""
-    reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(StringIO(text_of(path), newline=""), strict=True)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         missing = [name for name in needed if name not in header]
@@ -176,7 +198,7 @@ def cells_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str,
         ) from None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The text of a file of figures that is no larger than LARGEST."""
     try:
         if not path.is_file():
@@ -231,7 +253,7 @@ def wrong_unit(unit: str, kind: str) -> str:
 
 
 def _number(text: str, key: str, unit: str, where: str) -> float:
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         raise CostError(
             f"{where}: {key[:60]} is {quoted(text)}, no number: write digits and a point, without "
             "separators or unit"

@@ -2,8 +2,9 @@
 
 `catalog/*.csv` is the data. Figures are long, one row each: key,value,low,high,unit,source,date,
 confidence,note. Prices are observations: `rent.<gpu>` (also `.1y`, `.3y`: by contract) and
-`purchase.<gpu>` hold many rows that differ by date. Tables of runs and disclosures stay wide.
-A user's own file has the columns of the figures (key, value and unit suffice) and overrides by key.
+`purchase.<gpu>` hold many rows that differ by date. Tables of runs and of their shapes stay wide.
+A user's own file has the columns of the figures (key, value and unit suffice) and overrides by key;
+a new name with all of NEEDED is a GPU of the user's own.
 
 Everything is in US dollars: a file in another currency is refused, since a rate has a date too.
 No torch, no numpy; shipped files are read when first asked for.
@@ -26,7 +27,6 @@ from benthic.cost.catalog.figures import (
     Figure,
     cells_of,
     days,
-    explain,
     figure_of,
     quoted,
     summary,
@@ -40,11 +40,9 @@ FIGURES = ("hardware", "purchases", "rents", "site", "finance", "staff", "reliab
 TABLES = {
     "runs": "training_runs",
     "run_shapes": "run_shapes",
-    "semianalysis": "semianalysis",
-    "disclosures": "disclosures",
-    "traces": "traces",
     "gpus": "gpus",
 }
+_GPUS = "benthic/cost/catalog/gpus.csv"
 DATED = ("rent.", "purchase.")  # keys of observations: several rows, told apart by their dates
 
 _MEMORY = re.compile(r"[-_ ]\d{1,4} ?gb\s*$", re.I)  # drivers put it behind the name
@@ -55,6 +53,7 @@ GPU_FIELDS = {  # what a key <gpu>.<field> measures
     "fp16_flops": "FLOP/s",
     "fp8_flops": "FLOP/s",
     "memory": "bytes",
+    "visible": "bytes",
     "bandwidth": "bytes/s",
     "scale_up": "bytes/s",
     "scale_out": "bytes/s",
@@ -64,12 +63,15 @@ GPU_FIELDS = {  # what a key <gpu>.<field> measures
     "gpu_price": "USD",
     "server_capex": "USD",
 }
+NEEDED = ("bf16_flops", "memory", "bandwidth", "server_watts", "per_node")
 
 
 @dataclass(frozen=True)
 class Gpu:
     """An accelerator; rates are dense peaks, bandwidths go one way, bytes are SI.
 
+    `memory` is what it is sold with, `visible` what a program can have of it: HBM is sold in GB and
+    counts in GiB, error correction of GDDR6 takes a sixteenth.
     `scale_up` joins the `per_node` devices of a server, of a rack (NVL72) or of a pod (TPU); it is
     None where only PCIe does. `scale_out` is each device's share of the network. `server_watts` is
     the rated draw of the server divided by its devices.
@@ -80,10 +82,10 @@ class Gpu:
     fp8_flops: float | None
     fp16_flops: float
     memory: float
+    visible: float
     bandwidth: float
     scale_up: float | None
     scale_out: float | None
-    tdp: float
     server_watts: float
     per_node: int
     release: str
@@ -107,15 +109,26 @@ class Catalog:
     def __init__(self, overrides: Sequence[Path] = ()) -> None:
         self._tables: dict[str, list[dict[str, str]]] = {}
         self._own: dict[str, list[Figure]] = {}
+        self._read = set[str]()
+        named: dict[str, tuple[str, str]] = {}
         for path in overrides:
-            self._own |= _group(self._accepted(path))
+            rows = list(cells_of(path, ("key", "value", "unit")))
+            named |= self._define(path, rows)
+            self._own |= _group(self._accepted(path, rows))
+        for name, (where, hint) in named.items():
+            lacking = [field for field in NEEDED if f"{name}.{field}" not in self._own]
+            if lacking:
+                raise CostError(
+                    f"{where}: no GPU is called {quoted(name)}, and one of your own needs "
+                    f"{', '.join(f'{quoted(name)[1:-1]}.{field}' for field in lacking)} too: "
+                    f"{hint or 'give them'}"
+                )
 
     def figure(self, key: str, date: str | None = None) -> Figure:
         """The figure of `key`; where it has dated observations, those up to `date` (YYYY[-MM[-DD]],
         by default the newest) as one. Other keys have one row, whatever the date.
 
-        Such a summary is the lower median of the observations within PERIOD of the newest, so it is
-        a price that somebody asked, with the lowest and the highest of them around it.
+        Such a summary is `figures.summary`.
         """
         found = self._rows(self._canonical(key))
         if not found:
@@ -156,22 +169,31 @@ class Catalog:
         def known(field: str) -> float:
             return self.figure(f"{own}.{field}").si
 
-        bf16 = known("bf16_flops")
+        bf16, memory = known("bf16_flops"), known("memory")
+        whole = f"{own}.memory" in self._own and f"{own}.visible" not in self._own
         return Gpu(
             name=entry["name"],
             bf16_flops=bf16,
             fp8_flops=base("fp8_flops"),
             fp16_flops=base("fp16_flops") or bf16,
-            memory=known("memory"),
+            memory=memory,
+            visible=memory if whole else base("visible") or memory,
             bandwidth=known("bandwidth"),
             scale_up=base("scale_up"),
             scale_out=base("scale_out"),
-            tdp=known("tdp"),
             server_watts=known("server_watts"),
             per_node=round(known("per_node")),
             release=entry["release"],
             vendor=entry["vendor"],
         )
+
+    def gpu_name(self, name: str) -> str:
+        """The catalog's own name of the GPU of that name or alias; reads none of its figures."""
+        return self._entry(name)["name"]
+
+    def unread(self, but: Sequence[str] = ()) -> list[str]:
+        """Keys of the user's own files that nothing has asked for, or `but` those, sorted."""
+        return sorted(self._own.keys() - (self._read - set(but)))
 
     def gpus(self) -> list[str]:
         """The names of all GPUs, in the order of the table."""
@@ -189,10 +211,6 @@ class Catalog:
             with (FOLDER / f"{TABLES[name]}.csv").open(newline="", encoding="utf-8") as file:
                 self._tables[name] = list(csv.DictReader(file))
         return self._tables[name]
-
-    def why(self, keys: Iterable[str]) -> list[str]:
-        """A line for each key: the figure, its range, where it is from and how sure it is."""
-        return [explain(self.figure(key)) for key in dict.fromkeys(keys)]
 
     @cached_property
     def _shipped(self) -> dict[str, list[Figure]]:
@@ -212,16 +230,33 @@ class Catalog:
             for name in (row["name"], *row["aliases"].split())
         }
 
+    def _define(
+        self, path: Path, rows: Iterable[tuple[int, dict[str, str]]]
+    ) -> dict[str, tuple[str, str]]:
+        """Make known the GPUs that no table has: where each is named, and what is near, by name."""
+        found: dict[str, tuple[str, str]] = {}
+        for line, cells in rows:
+            name, _, field = cells["key"].lower().partition(".")
+            new = field in GPU_FIELDS and name not in ("rent", "purchase") and _plain(name)
+            if new and new not in self._names:
+                found[name] = f"{path}, line {line}", self._near(name)
+                today = f"{Day.today():%Y-%m}"  # that it is there to be planned on
+                self._names[new] = {"name": name, "vendor": "", "release": today}
+        return found
+
     def _entry(self, name: str) -> dict[str, str]:
         for called in (name[:80], _MEMORY.sub("", name[:80])):
             if found := self._names.get(_plain(called)):
                 return found
+        known = self.gpus()
+        some = f"take {known[0]}, {known[1]} or another of the {len(known)} in {_GPUS}"
+        raise CostError(f"no GPU is called {quoted(name)}: {self._near(name) or some}")
+
+    def _near(self, name: str) -> str:
+        """What may have been meant; empty where nothing is near."""
         near = difflib.get_close_matches(_plain(name[:80]), self._names, n=3, cutoff=0.6)
         likely = dict.fromkeys(self._names[plain]["name"] for plain in near)
-        hint = (
-            f"did you mean {' or '.join(likely)}?" if likely else f"take {', '.join(self.gpus())}"
-        )
-        raise CostError(f"no GPU is called {quoted(name)}: {hint}")
+        return f"did you mean {' or '.join(likely)}?" if likely else ""
 
     def _canonical(self, key: str) -> str:
         """The key with its GPU under the name that the files use: rent.h100 -> rent.h100-sxm."""
@@ -234,6 +269,7 @@ class Catalog:
         return ".".join(parts)
 
     def _rows(self, key: str) -> list[Figure]:
+        self._read.add(key)
         return self._own.get(key) or self._shipped.get(key, [])
 
     def _kind(self, key: str) -> str | None:
@@ -251,10 +287,10 @@ class Catalog:
         near = difflib.get_close_matches(self._canonical(key[:80]), self.keys(), n=1, cutoff=0.4)
         return f"did you mean {near[0]}?" if near else "Catalog.keys() names all there are"
 
-    def _accepted(self, path: Path) -> Iterator[Figure]:
+    def _accepted(self, path: Path, rows: Iterable[tuple[int, dict[str, str]]]) -> Iterator[Figure]:
         """The rows of a user's file, in the units of the shipped ones."""
         seen: dict[tuple[str, str], int] = {}
-        for line, cells in cells_of(path, ("key", "value", "unit")):
+        for line, cells in rows:
             where, named = f"{path}, line {line}", cells["key"]
             if not named:
                 raise CostError(f"{where} has no key: name the figure in the column key")

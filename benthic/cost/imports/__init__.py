@@ -19,6 +19,7 @@ from benthic.cost.imports.record import RecordError, clip
 from benthic.cost.imports.sheet import sheet_of
 from benthic.cost.imports.terms import Terms
 from benthic.cost.imports.times import zone_named
+from benthic.cost.imports.wandb_log import MAGIC
 
 __all__ = ["Found", "RecordError", "kinds", "read"]
 
@@ -95,11 +96,8 @@ def kind_of(path: Path) -> str:
     for magic, packer in _PACKED.items():
         if start.startswith(magic):
             raise RecordError(f"{shown(path)} is packed with {packer}: unpack it first")
-    if start.startswith(wandb.MAGIC):
-        raise RecordError(
-            f"{shown(path)} is wandb's binary log, which is not read: give its folder run-<time>-"
-            "<id>, or a CSV export of the runs table"
-        )
+    if start.startswith(MAGIC):
+        return "wandb"
     if start.startswith(SQLITE):
         return _kind_of_database(path)
     if path.name in (wandb.METADATA, wandb.SUMMARY):
@@ -110,6 +108,8 @@ def kind_of(path: Path) -> str:
     for kind, is_one in _TABLES:
         if is_one(header):
             return kind
+    if sacct.is_part(header):
+        return "sacct"
     if len(header) == 1 and header[0].split()[:1] == ["JobID"]:
         raise RecordError(
             f"{shown(path)} is sacct's output for readers, which cuts values short: write it with "
@@ -126,7 +126,7 @@ def _kind_of_folder(path: Path) -> str:
     found: dict[str, Path] = {}
     for folder, names in walk(path, skip=frozenset({"artifacts"})):
         for name in names:
-            if name in (wandb.METADATA, wandb.SUMMARY):
+            if name in (wandb.METADATA, wandb.SUMMARY) or name.endswith(wandb.LOG):
                 found.setdefault("wandb", folder)
             elif name == mlflow.META:
                 found.setdefault("mlflow", folder)

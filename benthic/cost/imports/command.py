@@ -2,20 +2,18 @@
 
 import json
 import sys
-from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from benthic.cost.bill.words import dollars
 from benthic.cost.catalog.load import CostError
 from benthic.cost.imports import read
 from benthic.cost.imports.intake import differences
 from benthic.cost.imports.record import RecordError, counted
-from benthic.cost.ledger.entries import Billed, Entry, external_id
+from benthic.cost.imports.twins import without_id, written_otherwise
+from benthic.cost.ledger.entries import Entry, external_id
 from benthic.cost.ledger.ledger import Ledger, ledger_path
 from benthic.svg import visible
-
-Row = TypeVar("Row", bound=Entry)
 
 
 def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **given: Any) -> int:
@@ -35,9 +33,20 @@ def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **gi
         return 1
     with Ledger(ledger or ledger_path()) as open_ledger:
         entries, differing = _new(open_ledger, found.entries)
+        there = {row.id for row in open_ledger.query(ids=[_id(entry) for entry in entries])}
         added, skipped = open_ledger.add(entries)
         skipped += len(found.entries) - len(entries)
     left_out = [*found.left_out, *differing]
+    new = [entry for entry in entries if _id(entry) not in there]
+    given_any = bool(found.given([]))
+    flags = found.given(new) if new else []
+    if given_any and skipped:
+        flags.append(
+            f"{counted(skipped)} there already {'keeps' if skipped == 1 else 'keep'} what "
+            f"{'it has' if skipped == 1 else 'they have'}: change that with 'benthic cost amend "
+            f"--source {found.entries[0].source} --set FIELD=VALUE --reason WHY', which other "
+            "filters narrow."
+        )
     seconds = sum(entry.seconds * entry.count for entry in found.entries)
     each = [e.seconds * e.count * e.price_per_hour / 3600 for e in found.entries]
     if as_json:
@@ -47,7 +56,7 @@ def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **gi
             "device_hours": seconds / 3600,
         }
         facts |= {"dollars": sum(each), "left_out": left_out, "assumed": found.assumed}
-        facts["given"] = found.given
+        facts["given"] = flags
         print(json.dumps(facts, indent=1))
         return 0
     write = dollars(max(each, default=0.0))  # as `cost list` writes the same rows
@@ -58,7 +67,7 @@ def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **gi
             "flags given."
         )
     )
-    told = (("given", found.given), ("assumed", found.assumed), ("left out", left_out))
+    told = (("given", flags), ("assumed", found.assumed if new else []), ("left out", left_out))
     for title, sentences in told:
         for sentence in sentences:
             print(visible(f"  {title}: {sentence}"))
@@ -67,11 +76,14 @@ def bring(path: Path, *, ledger: Path | None = None, as_json: bool = False, **gi
 
 def _new(ledger: Ledger, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
     """The rows without those that the ledger has by another key, and what it has otherwise."""
-    ids = [external_id(entry.external or "") for entry in entries]
+    ids = [_id(entry) for entry in entries]
     known = {row.id: row for row in ledger.query(ids=ids)}
     rows, twins, other = [], [], []
     others = [e for e, key in zip(entries, ids, strict=True) if key not in known]
-    excused = _wandb(ledger, others, known.keys())
+    excused = without_id(ledger, others, known.keys())
+    left = [entry for entry in others if entry.external not in excused]
+    written = written_otherwise(ledger, left, known.keys())
+    again = []
     for entry, key in zip(entries, ids, strict=True):
         row = known.get(key)
         if row:
@@ -81,8 +93,17 @@ def _new(ledger: Ledger, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
             found = differences(twin, entry)
             twins.append(f"{entry.name}: {', '.join(found)}" if found else entry.name)
             continue
+        elif twin := written.get(entry.external or ""):
+            found = differences(twin, entry)
+            again.append(f"{entry.name}: {', '.join(found)}" if found else entry.name)
+            continue
         rows.append(entry)
     said = []
+    if again:
+        said.append(
+            f"{_some(again)} are there already, with their start written another way: give a run "
+            "a name of its own if it is another."
+        )
     if twins:
         said.append(
             f"{_some(twins)} are there by another export, one of both being without ID: show the "
@@ -96,47 +117,8 @@ def _new(ledger: Ledger, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
     return rows, said
 
 
-def _wandb(ledger: Ledger, entries: list[Entry], known: Collection[str]) -> dict[str, Billed]:
-    """By key, runs of wandb that are there by name and start, where one of both had no ID.
-
-    One row of the ledger excuses one run, that of equal seconds first; a row in `known`, which a
-    run of this file has made before, excuses none.
-    """
-    ours = _by_name([entry for entry in entries if entry.source == "import:wandb"])
-    if not ours:
-        return {}
-    starts = [start for _, start in ours]
-    found = ledger.query(since=min(starts), until=max(starts) + 1)
-    theirs = _by_name(
-        [row for row in found if row.source == "import:wandb" and row.id not in known]
-    )
-    excused: dict[str, Billed] = {}
-    for key in ours.keys() & theirs.keys():
-        rows = theirs[key]
-        bare = [place for place, row in enumerate(rows) if _without_id(row)]
-        pairs = sorted(
-            (abs(entry.seconds - rows[other].seconds), place, other)
-            for place, entry in enumerate(ours[key])
-            for other in (range(len(rows)) if _without_id(entry) else bare)
-        )
-        taken: set[int] = set()
-        for _, place, other in pairs:
-            external = ours[key][place].external or ""
-            if external not in excused and other not in taken:
-                excused[external] = rows[other]
-                taken.add(other)
-    return excused
-
-
-def _by_name(rows: Iterable[Row]) -> dict[tuple[str, int], list[Row]]:
-    found: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.name, int(row.started)), []).append(row)
-    return found
-
-
-def _without_id(row: Entry) -> bool:
-    return row.run == f"wandb:{row.name}"
+def _id(entry: Entry) -> str:
+    return external_id(entry.external or "")
 
 
 def _some(names: list[str]) -> str:

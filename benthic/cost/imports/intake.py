@@ -13,7 +13,7 @@ caller's terms, so that a file read twice, copied elsewhere or overlapping anoth
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,12 +24,10 @@ from benthic.cost.imports.terms import DAY, NO_GPU, TAKEN, Terms, Uses, outcome
 from benthic.cost.ledger.entries import (
     MAX_COUNT,
     MAX_PRICE,
-    PURPOSES,
     Entry,
-    Purpose,
     external_id,
-    purpose_named,
 )
+from benthic.cost.ledger.purposes import PURPOSES, Purpose, purpose_named
 from benthic.cost.metering import masking
 
 EARLIEST = 631_152_000.0  # 1990-01-01, before any run that a tool here has recorded
@@ -66,8 +64,13 @@ class Found:
     entries: list[Entry]
     left_out: list[str]
     assumed: list[str]
-    given: list[str]
-    """how many rows took what the caller says"""
+    uses: Uses
+    """how each row took what the caller says"""
+
+    def given(self, entries: Iterable[Entry] | None = None) -> list[str]:
+        """A sentence for each flag: how many of these rows, all if none are given, took it."""
+        chosen = self.entries if entries is None else entries
+        return self.uses.told([entry.external or "" for entry in chosen])
 
 
 @dataclass
@@ -122,7 +125,7 @@ class Intake:
         if known is not row:
             self._leave_twin(record, differences(known, row))
             return
-        self._uses.add(said)
+        self._uses.said[external] = said
         if row.price_source == "none":
             self.prices.miss(row.device, bare=record.count == 0)
 
@@ -162,7 +165,7 @@ class Intake:
         said["purpose"] = outcome(purpose, terms.purpose and purpose_named(terms.purpose))
         return Entry(
             run=f"{self.kind}:{clip(record.run, 200)}",
-            attempt=external,
+            attempt=self._external(record.attempt) if record.attempt else external,
             stage="import",
             purpose=purpose or self._purpose_else(),
             device=known or clip(device, 80) or ("CPU" if bare else "unknown"),
@@ -178,6 +181,7 @@ class Intake:
             command=clip(masking.mask_text(record.command[: masking.LONGEST]), 1000),
             note="; ".join(filter(None, notes)),
             seconds=record.seconds,
+            seconds_productive=record.kept,
             joules=record.joules,
             energy_source=record.energy_source,
             gpus=float(count) if not bare and (known or record.count) else 0.0,
@@ -209,7 +213,7 @@ class Intake:
         assumed = [*self.prices.told(), *self._assumed]
         if len(assumed) > MOST_TOLD:
             assumed[MOST_TOLD:] = [f"And {len(assumed) - MOST_TOLD:,} more of the like."]
-        return Found(list(self._entries.values()), left, assumed, self._uses.told())
+        return Found(list(self._entries.values()), left, assumed, self._uses)
 
     def _refusal(self) -> str:
         if len(self._wrong) == 1:
@@ -244,6 +248,8 @@ class Intake:
 
     def _price(self, record: Record, known: str | None, device: str) -> tuple[float, str, str]:
         """US dollars an hour of a device, where that is from, and what to note."""
+        if record.count == 0 and (known or not device):  # of nothing, whatever one would cost
+            return 0.0, "none", f"{NO_PRICE}: it held no GPU"
         if record.price is not None:
             price = within(record.price, f"{record.where}: the price", "US dollars", high=MAX_PRICE)
             return price, f"{self.kind} file", ""
@@ -265,13 +271,7 @@ class Intake:
         """What the file says, by a column or a tag."""
         word = record.purpose.strip().lower()
         if word:
-            try:
-                return purpose_named(_PURPOSES.get(word, word))
-            except ValueError:
-                raise RecordError(
-                    f"{record.where}: '{clip(word, 60)}' is no purpose: choose one of "
-                    f"{', '.join(PURPOSES)}"
-                ) from None
+            return purpose_named(_PURPOSES.get(word, word))
         for tag in record.tags:
             word = tag.strip().lower()
             if (word := _PURPOSES.get(word, word)) in PURPOSES:

@@ -62,8 +62,10 @@ class Prices:
 
     def miss(self, device: str, *, bare: bool) -> None:
         """Count a row that stands at nothing; `bare`: it held no GPU."""
-        self._bare += bare
-        self._unpriced[device] += not bare
+        if bare:
+            self._bare += 1
+        else:
+            self._unpriced[device] += 1
 
     def told(self) -> list[str]:
         """What stands at nothing, and what can be done."""
@@ -72,7 +74,6 @@ class Prices:
             named = [
                 f"{count:,} on {clip(device, 40) if device != 'unknown' else 'a device not named'}"
                 for device, count in self._unpriced.most_common(3)
-                if count
             ]
             more = len(self._unpriced) - len(named)
             named += [f"the rest on {more:,} more"] if more > 0 else []

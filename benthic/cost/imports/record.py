@@ -58,6 +58,10 @@ class Record:
     gpu_busy: float | None = None
     parent: tuple[str, ...] | None = None
     """the key of the run inside which it ran"""
+    attempt: tuple[str, ...] | None = None
+    """the key of the first of those that it goes on with; none: it began anew"""
+    kept: float | None = None
+    """seconds whose work a later one went on with; none: not known"""
 
 
 def ending(word: str) -> Status | None:

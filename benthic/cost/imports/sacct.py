@@ -1,26 +1,31 @@
-"""Slurm's accounting: `sacct --parsable2 --allocations --format=...`, a row for each allocation.
+"""Slurm's accounting: `sacct --parsable2 --format=...`, a row for each allocation.
 
     sacct --parsable2 --allusers --starttime 2025-01-01 --format=JobID,User,Account,Partition,\\
-        State,ElapsedRaw,Start,End,AllocTRES,AllocCPUS,ConsumedEnergyRaw,ExitCode
+        State,ElapsedRaw,Start,End,AllocTRES,AllocCPUS,ConsumedEnergyRaw,ExitCode,JobName
 
 Billed is what was allocated, `gres/gpu:<type>=N` in AllocTRES; two types are two rows. Steps
 (.batch, .0) ran inside an allocation and are no rows of their own: only their energy is taken where
 the allocation's is empty. Elements of arrays, parts of heterogeneous jobs and each start of a
 requeued job are allocations of their own. Times are in the cluster's zone. A job that held no GPU
 has no price here, for what a core costs is not known.
+
+A job that Slurm cut off (TIMEOUT, PREEMPTED, REQUEUED) and that one of the same name, user and GPUs
+follows within a week is one run with it, whose next job went on where it was: it counts as kept if
+the last of them COMPLETED (`sacct_chains`).
 sacct quotes nothing: a "|" in JobName, Comment or SubmitLine shifts what follows, and such a row is
 left out. A row is known by JobID, start and, but for the first, the type of its GPUs.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benthic.cost.imports.files import shown
 from benthic.cost.imports.intake import Intake
 from benthic.cost.imports.record import Record, RecordError, clip
+from benthic.cost.imports.sacct_chains import CUT, chain
 from benthic.cost.imports.sheet import Sheet, pick, plain, sheet_of
 from benthic.cost.imports.times import moment, number, span, whole
 from benthic.cost.ledger.entries import Status
@@ -46,6 +51,20 @@ _NO_ENERGY = 2.0**63  # Slurm's mark of a value that is not known is near 2**64
 def is_one(header: Sequence[str]) -> bool:
     known = set(map(plain, header))
     return bool(known & {"jobid", "jobidraw"}) and {"state", "start"} <= known
+
+
+def is_part(header: Sequence[str]) -> bool:
+    """Whether it is sacct's, but for columns that are missing, or written in a form not read."""
+    known = set(map(plain, header))
+    return {"jobid", "state"} <= known or _is_json(header) or _is_headless(header)
+
+
+def _is_json(header: Sequence[str]) -> bool:
+    return {"jobs", "errors"} <= set(header)
+
+
+def _is_headless(header: Sequence[str]) -> bool:
+    return len(header) > 3 and any(cell.partition(" ")[0] in (*_ENDS, *_OPEN) for cell in header)
 
 
 def read(path: Path, intake: Intake) -> None:
@@ -75,11 +94,16 @@ def read(path: Path, intake: Intake) -> None:
                 continue
             cell = {name: pick(cells, index) for name, index in column.items()}
             jobs.setdefault(job, []).append((where, cell))
+    found: list[list[Record]] = []
     for job, starts in jobs.items():
         own = _by_start([cell["Start"] for _, cell in starts], steps.get(job, []))
         for (where, cell), inside in zip(starts, own, strict=True):
             with intake.row():
-                _take(cell, job, inside, where, intake)
+                found.append(list(_records(cell, job, inside, where, intake)))
+    chain([records for records in found if records], intake, named=column["JobName"] is not None)
+    for record in (record for records in found for record in records):
+        with intake.row():
+            intake.add(record)
     for job in steps:
         if job not in jobs:
             intake.leave("only their steps are here", "export whole jobs with sacct", job)
@@ -135,6 +159,13 @@ def _check(sheet: Sheet, column: dict[str, int | None], intake: Intake) -> None:
         "ElapsedRaw": ("ElapsedRaw", "Elapsed"),
     }
     missing = [name for name, names in needed.items() if all(column[n] is None for n in names)]
+    header = sheet.header
+    if _is_json(header) or _is_headless(header):
+        what = "sacct's JSON, which is not read" if _is_json(header) else "without names of columns"
+        raise RecordError(
+            f"{shown(sheet.path)} is {what}: write it with sacct --parsable2, and without --json "
+            "and --noheader"
+        )
     if missing:
         raise RecordError(
             f"{shown(sheet.path)} has no column {' and no '.join(missing)}: export it with sacct "
@@ -152,7 +183,10 @@ def _check(sheet: Sheet, column: dict[str, int | None], intake: Intake) -> None:
         )
 
 
-def _take(cell: dict[str, str], job: str, steps: list[_Step], where: str, intake: Intake) -> None:
+def _records(
+    cell: dict[str, str], job: str, steps: list[_Step], where: str, intake: Intake
+) -> Iterator[Record]:
+    """A record for each kind of GPU that the job held; none of one that is left out."""
     name = cell["JobName"] or job
     state = cell["State"].partition(" ")[0].rstrip("+").upper()
     if state in _OPEN:
@@ -174,31 +208,30 @@ def _take(cell: dict[str, str], job: str, steps: list[_Step], where: str, intake
     cores = whole(cell["AllocCPUS"], where, "AllocCPUS") if cell["AllocCPUS"] else 0
     notes = [
         f"partition {cell['Partition']}" if cell["Partition"] else "",
-        "" if state in _ENDS else f"Slurm's state {state}",
+        "" if state in _ENDS and state not in CUT else f"Slurm's state {state}",
         f"{cores} cores" if cores and not held else "",
     ]
     kinds: list[tuple[str, int | None]] = [*held] or [("", 0 if known else None)]
     for place, (device, count) in enumerate(kinds):
-        intake.add(
-            Record(
-                where=where,
-                key=(job, start.key, *([device] if place else [])),
-                run=job,
-                name=name,
-                started=start.unix,
-                seconds=seconds,
-                status=status,
-                device=device,
-                count=count,
-                project_else=cell["Account"],
-                user=cell["User"],
-                host=cell["NodeList"],
-                command=cell["SubmitLine"],
-                exit_code=_exit_code(cell["ExitCode"]),
-                joules=joules / max(1, len(held)),
-                energy_source=f"{source}, of whole nodes" if joules else "not known",
-                note=", ".join(filter(None, notes)),
-            )
+        yield Record(
+            where=where,
+            key=(job, start.key, *([device] if place else [])),
+            run=job,
+            name=name,
+            started=start.unix,
+            seconds=seconds,
+            status=status,
+            device=device,
+            count=count,
+            project_else=cell["Account"],
+            user=cell["User"],
+            host=cell["NodeList"],
+            command=cell["SubmitLine"],
+            exit_code=_exit_code(cell["ExitCode"]),
+            joules=joules / max(1, len(held)),
+            energy_source=f"{source}, of whole nodes" if joules else "not known",
+            note=", ".join(filter(None, notes)),
+            kept=seconds if state in CUT else None,
         )
 
 

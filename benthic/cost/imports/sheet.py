@@ -137,6 +137,7 @@ def _text(path: Path) -> Iterator[tuple[int, list[str]]]:
             first = file.readline(1_000_000)
             while first and not first.strip():
                 first = file.readline(1_000_000)
+            csv.field_size_limit(LARGEST)  # a long text in a column that nobody reads is no fault
             separator = max(",;\t|", key=first.count)
             file.seek(0)
             reader = csv.reader(

@@ -15,7 +15,7 @@ from benthic.cost.imports.files import shown
 from benthic.cost.imports.intake import Intake
 from benthic.cost.imports.record import Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import Sheet, pick, plain, sheet_of
-from benthic.cost.imports.times import moment, number, refuse_comma, span, whole
+from benthic.cost.imports.times import is_number, moment, number, refuse_comma, span, whole
 
 COLUMNS = {
     "run": ("run", "run_id", "id", "job_id"),
@@ -45,6 +45,7 @@ NAMELESS = (
     "Rows without a name are known by their start, length, device and count: give each a name, or "
     "two that agree in all of these count once."
 )
+UNNAMED = "unnamed "  # how the runs of such rows begin
 LENGTHS = ("seconds", "minutes", "hours", "gpu_hours", "duration", "ended")
 _UNITS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "gpu_hours": 3600.0, "duration": None}
 _DOLLARS = re.compile(r"us\s?\$|\$|usd|dollars?|(?:/|per) ?(?:gpu[ -]?)?(?:hours?|hr?)\b", re.I)
@@ -110,7 +111,7 @@ def _take(cell: dict[str, str], line: int, where: str, intake: Intake) -> None:
         # Not `seconds`: those of gpu_hours may come of the caller's count, which no key holds.
         own = _seconds(cell, count or 1, where)
         key += ["" if own is None else f"{own:.3f}", end.key if end else "", device, str(count)]
-        run = "unnamed " + " ".join(key[1:])  # another file has another run in a row of this number
+        run = UNNAMED + " ".join(key[1:])  # another file has another run in a row of this number
     intake.add(
         Record(
             where=where,
@@ -137,7 +138,7 @@ def price(text: str, where: str) -> float:
     """US dollars an hour of a cell like 2.5, $2.50 or 2.5 USD/h. Raises RecordError."""
     bare = _DOLLARS.sub("", text).strip()
     refuse_comma(bare, where, "the price")
-    if not bare.replace(".", "").replace("-", "").replace("+", "").isdigit():
+    if not is_number(bare):
         raise RecordError(
             f"{where}: the price '{clip(text, 60)}' is not in US dollars: two currencies do not "
             "add, so convert it at the rate of its date, and write a number like 2.50"

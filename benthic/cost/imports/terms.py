@@ -6,12 +6,13 @@ given, the rows that took it and those that say otherwise, so that the caller se
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 
 from benthic.cost.imports.record import RecordError, counted, within
-from benthic.cost.ledger.entries import MAX_COUNT, MAX_PRICE, purpose_named
+from benthic.cost.ledger.entries import MAX_COUNT, MAX_PRICE
+from benthic.cost.ledger.purposes import purpose_named
 
 DAY = 86400.0
 TAKEN, OTHER, SAME, NO_GPU = "taken", "other", "same", "no GPU"
@@ -53,21 +54,19 @@ class Uses:
     """How the rows of a file took the terms."""
 
     terms: Terms
-    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    said: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """by key of a row, and by flag: TAKEN, OTHER, SAME or NO_GPU"""
 
-    def add(self, said: Mapping[str, str]) -> None:
-        """Count one row; `said`: by flag TAKEN, OTHER, SAME or NO_GPU."""
-        self._counts.update(said.items())
-
-    def told(self) -> list[str]:
-        """A sentence for each flag given."""
+    def told(self, keys: Iterable[str]) -> list[str]:
+        """A sentence for each flag given, of the rows of those keys."""
+        counts = Counter(how for key in keys for how in self.said[key].items())
         found = []
         for flag in _FLAGS:
             value = getattr(self.terms, flag)
             if value is None or value == "":
                 continue
             shown = f"{value:g}" if isinstance(value, float) else value
-            taken, other, bare = (self._counts[flag, how] for how in (TAKEN, OTHER, NO_GPU))
+            taken, other, bare = (counts[flag, how] for how in (TAKEN, OTHER, NO_GPU))
             found.append(
                 f"--{flag} {shown} was used for {counted(taken)}; {counted(other)} "
                 f"{'says' if other == 1 else 'say'} otherwise, which stands"

@@ -142,6 +142,11 @@ def refuse_comma(text: str, where: str, what: str) -> None:
     raise RecordError(f"{where}: {what} is '{cut}', with a decimal comma: write {decimal}")
 
 
+def is_number(text: str) -> bool:
+    """Whether it is one in digits, with a point or an exponent."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
 def number(text: str, where: str, what: str) -> float:
     """A finite number in plain digits; `what` names it. Raises RecordError."""
     text = text.strip()

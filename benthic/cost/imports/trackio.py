@@ -3,7 +3,8 @@
 Each row of the tables `metrics` and `system_metrics` bears a run and a time, and those are signs of
 life: no row says when a run began or ended, or how, unless the run logged run/status itself. System
 metrics tell how many GPUs there were, how busy, and the joules that their counters saw; what they
-are called Trackio does not say, so give --device. The project is the name of the file.
+are called Trackio does not say, so give --device. The project is the name of the file. Runs are
+told apart by run_id where there is one, else by name; JSON may stand as text or as bytes.
 """
 
 import json
@@ -22,12 +23,14 @@ from benthic.cost.imports.times import Moment, moment, wall_clock
 from benthic.cost.ledger.entries import Status
 
 _GPU = re.compile(r"(?:rank(\d{1,6})/)?gpu/(\d{1,4})/(utilization|energy_consumed)")
-_RUN = ("run_name", "run", "run_id")
+_RUN = ("run_id", "run_name", "run")  # the first that is there tells runs apart
+_NAME = ("run_name", "run", "run_id")
 _STATUS = "run/status"
 
 
 @dataclass
 class _Run:
+    name: str
     signs: Signs
     naive: bool = False
     """whether its times have no zone"""
@@ -71,8 +74,8 @@ def read(path: Path, intake: Intake) -> None:
         _read_table(path, runs, intake)
     # Parquet of a project's system metrics and configs lies beside that of its metrics.
     stem = path.stem.removesuffix("_system")
-    for name, run in runs.items():
-        _take(name, run, stem, shown(path), intake)
+    for key, run in runs.items():
+        _take(key, run, stem, shown(path), intake)
 
 
 def _read_folder(path: Path, intake: Intake) -> None:
@@ -102,8 +105,8 @@ def _read_database(
         )
     for table in ("metrics", "system_metrics"):
         have = columns(connection, table)
-        name = next((column for column in _RUN if column in have), None)
-        if name is None or not {"timestamp", "metrics"} <= have:
+        key_column, name_column = _first(_RUN, have), _first(_NAME, have)
+        if not key_column or not {"timestamp", "metrics"} <= have:
             continue
         project = "project_name" if "project_name" in have else "''"
         wanted = (
@@ -111,19 +114,21 @@ def _read_database(
             if table == "system_metrics"
             else f"CASE WHEN instr(metrics, '{_STATUS}') THEN metrics ELSE '' END"
         )
-        rows = connection.execute(f"SELECT {name}, timestamp, {wanted}, {project} FROM {table}")
-        for number, (key, stamp, metrics, own) in enumerate(rows, 1):
+        rows = connection.execute(
+            f"SELECT {key_column}, {name_column}, timestamp, {wanted}, {project} FROM {table}"
+        )
+        for number, (key, name, stamp, metrics, own) in enumerate(rows, 1):
             where = f"{shown(path)}, {table} row {number}"
-            run = _run(runs, str(key), intake)
+            run = _run(runs, str(key), str(name), intake)
             run.project = run.project or str(own or "")
             when = run.sign(moment(str(stamp), where, intake))
             if metrics:
-                _take_metrics(run, when, str(metrics), where)
+                _take_metrics(run, when, metrics, where)
     have = columns(connection, "configs")
-    name = next((column for column in _RUN if column in have), None)
-    if name and "config" in have:
-        for key, config in connection.execute(f"SELECT {name}, config FROM configs"):
-            values = _object(str(config), f"{shown(path)}, configs")
+    key_column = _first(_RUN, have)
+    if key_column and "config" in have:
+        for key, config in connection.execute(f"SELECT {key_column}, config FROM configs"):
+            values = _object(config, f"{shown(path)}, configs")
             if str(key) in runs:
                 runs[str(key)].user = str(values.get("_Username") or "")
                 runs[str(key)].group = str(values.get("_Group") or "")
@@ -135,32 +140,37 @@ def _read_table(path: Path, runs: dict[str, _Run], intake: Intake) -> None:
         (*_RUN, "timestamp", "project_name", _STATUS),
         overlong=lambda _, sentence: intake.wrong(sentence),
     )
-    name, stamp = sheet.find(*_RUN), sheet.find("timestamp")
-    if name is None or stamp is None:
+    column, stamp = sheet.find(*_RUN), sheet.find("timestamp")
+    if column is None or stamp is None:
         raise RecordError(
             f"{shown(path)} has no column {'timestamp' if stamp is None else 'run_name'}: export "
             "the table metrics with timestamp and run_name, or give the .db file"
         )
     status, project = sheet.find(_STATUS), sheet.find("project_name")
+    name = sheet.find(*_NAME)
     for line, cells in sheet.rows:
         with intake.row():
-            key = pick(cells, name)
+            key = pick(cells, column)
             if not key or not pick(cells, stamp):
                 where = sheet.where(line)
                 raise RecordError(f"{where} has no run or no timestamp: export it again")
-            run = _run(runs, key, intake)
+            run = _run(runs, key, pick(cells, name) or key, intake)
             run.sign(moment(cells[stamp], sheet.where(line), intake))
             run.status = ending(pick(cells, status)) or run.status
             run.project = run.project or pick(cells, project)
 
 
-def _run(runs: dict[str, _Run], name: str, intake: Intake) -> _Run:
-    if name not in runs:
-        runs[name] = _Run(Signs(intake.terms.gap))
-    return runs[name]
+def _first(names: Sequence[str], have: set[str]) -> str:
+    return next((name for name in names if name in have), "")
 
 
-def _take_metrics(run: _Run, when: float, text: str, where: str) -> None:
+def _run(runs: dict[str, _Run], key: str, name: str, intake: Intake) -> _Run:
+    if key not in runs:
+        runs[key] = _Run(name, Signs(intake.terms.gap))
+    return runs[key]
+
+
+def _take_metrics(run: _Run, when: float, text: object, where: str) -> None:
     for name, value in _object(text, where).items():
         if name == _STATUS and isinstance(value, str):
             run.status = ending(value) or run.status
@@ -176,7 +186,7 @@ def _take_metrics(run: _Run, when: float, text: str, where: str) -> None:
             run.counters.append((when, f"{rank}/{gpu}", float(value)))
 
 
-def _take(name: str, run: _Run, stem: str, where: str, intake: Intake) -> None:
+def _take(key: str, run: _Run, stem: str, where: str, intake: Intake) -> None:
     intake.assume(
         "Trackio records no end of a run: it is billed from its first to its last sign of life."
     )
@@ -187,9 +197,9 @@ def _take(name: str, run: _Run, stem: str, where: str, intake: Intake) -> None:
         first = wall_clock(piece.first, intake) if run.naive else f"{piece.first:.3f}"
         return Record(
             where=where,
-            key=(name, first),
-            run=name,
-            name=name,
+            key=(key, first),
+            run=run.name,
+            name=run.name,
             started=piece.first,
             seconds=piece.last - piece.first,
             status=status or "done",
@@ -204,7 +214,7 @@ def _take(name: str, run: _Run, stem: str, where: str, intake: Intake) -> None:
             gpu_busy=run.busy / run.samples if run.samples else None,
         )
 
-    add_pieces(intake, name, run.signs.pieces(), record, ended=status is not None)
+    add_pieces(intake, run.name, run.signs.pieces(), record, ended=status is not None)
 
 
 def _count(run: _Run) -> int | None:
@@ -226,7 +236,9 @@ def _joules(run: _Run, piece: Piece) -> float:
     return sum(most[key] - least[key] for key in most)
 
 
-def _object(text: str, where: str) -> dict[str, object]:
+def _object(stored: object, where: str) -> dict[str, object]:
+    """The JSON object in a cell; text of any kind but UTF-8, and no text at all, is none."""
+    text = stored.decode("utf-8", "replace") if isinstance(stored, bytes) else str(stored)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -3,29 +3,32 @@
 A folder `run-<time>-<id>` or `offline-run-...` is one process: it began at `startedAt` of
 files/wandb-metadata.json and lasted `_wandb.runtime`, else `_runtime`, seconds of
 files/wandb-summary.json. The outcome is in neither: a run that wrote `_wandb.runtime` came to its
-end and counts as done, one that did not counts as interrupted. The binary run-<id>.wandb is not
-read. A CSV or JSON export of the runs table knows the outcome and covers all processes of a run, so
-import folders or the export, not both. GPUs are those of the machine that logged, used or not.
+end and counts as done, one that did not counts as interrupted. Where both files are missing, as of
+a run that was offline, its binary log tells all that, and the outcome (`wandb_log`). A CSV or JSON
+export of the runs table knows the outcome and covers all processes of a run, so import folders or
+the export, not both. GPUs are those of the machine that logged, used or not.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from benthic.cost.imports.files import json_of, shown, text_of, walk
+from benthic.cost.imports.files import json_of, shown, start_of, text_of, walk
 from benthic.cost.imports.intake import Intake
 from benthic.cost.imports.record import Record, RecordError, clip, ending
 from benthic.cost.imports.sheet import pick, plain, sheet_of
-from benthic.cost.imports.table import NAMELESS
+from benthic.cost.imports.table import NAMELESS, UNNAMED
 from benthic.cost.imports.times import Moment, moment, span, whole
+from benthic.cost.imports.wandb_log import MAGIC, read_log
 from benthic.cost.ledger.entries import Status
 from benthic.cost.metering.masking import masked
 
 METADATA = "wandb-metadata.json"
 SUMMARY = "wandb-summary.json"
-MAGIC = b":W&B"  # how a binary .wandb begins
+LOG = ".wandb"  # how the name of a binary log ends
 _FOLDER = re.compile(r"(?:offline-)?run-(\d{8})_(\d{6})-(.+)")
 _START = re.compile(r"\s+start_time:\s*(\d{9,11}(?:\.\d*)?)\s*")
 _COLUMNS = {
@@ -64,15 +67,66 @@ def read(path: Path, intake: Intake) -> None:
                 folders += 1
                 with intake.row():
                     _take_folder(folder, files, intake)
+            for name in files:
+                if name.endswith(LOG) and not _is_told(folder):
+                    folders += 1
+                    with intake.row():
+                        _take_log(folder / name, intake)
         if not folders:
             raise RecordError(
-                f"{shown(path)} holds no {METADATA} and no {SUMMARY}: give the folder wandb, or a "
-                "CSV export of the runs table"
+                f"{shown(path)} holds no {METADATA}, no {SUMMARY} and no {LOG}: give the folder "
+                "wandb, or a CSV export of the runs table"
             )
     elif path.name == METADATA or path.name == SUMMARY:
         _take_folder(path.parent, [file.name for file in path.parent.iterdir()], intake)
+    elif start_of(path, len(MAGIC)) == MAGIC:
+        _take_log(path, intake)
     else:
         _take_table(path, intake)
+
+
+def _is_told(folder: Path) -> bool:
+    """Whether the run in that folder is told by the files beside its log."""
+    return any((folder / "files" / name).is_file() for name in (METADATA, SUMMARY))
+
+
+def _take_log(path: Path, intake: Intake) -> None:
+    log, where = read_log(path), shown(path)
+    name = log.id or path.name.removesuffix(LOG).removeprefix("run-")
+    if log.started is None or (log.seconds is None and log.seen is None):
+        intake.leave(
+            "their log says not how long they took", "import an export of the runs table", name
+        )
+        return
+    lasted = log.seconds
+    if lasted is None:
+        lasted = max(0.0, (log.seen or 0.0) - log.started)
+        if 0 <= intake.now - (log.started + lasted) <= intake.terms.gap:
+            intake.leave("they may still run", "import again when they have surely ended", name)
+            return
+    status: Status = "done" if log.exit_code == 0 else "failed"
+    if log.gpus:
+        _tell_of_gpus(intake)
+    intake.add(
+        Record(
+            where=where,
+            key=(name, str(math.floor(log.started))),
+            run=name,
+            name=log.name or name,
+            started=log.started,
+            seconds=lasted,
+            status="interrupted" if log.seconds is None else status,
+            device=log.gpu,
+            count=log.gpus or None,
+            project=log.project,
+            user=log.user,
+            host=log.host,
+            tags=[*log.tags, log.job_type],
+            command=masked([part for part in (log.program, *log.args) if part]),
+            note=log.notes,
+            exit_code=None if log.seconds is None else log.exit_code,
+        )
+    )
 
 
 def _take_folder(files: Path, names: Sequence[str], intake: Intake) -> None:
@@ -191,7 +245,7 @@ def _take_row(cell: dict[str, str], line: int, where: str, intake: Intake) -> No
     if not key[0]:
         intake.assume(NAMELESS)
         key += [f"{seconds:.3f}", cell["device"], cell["count"]]
-        run = "unnamed " + " ".join(key[1:])  # another file has another run in a row of this number
+        run = UNNAMED + " ".join(key[1:])  # another file has another run in a row of this number
     intake.add(
         Record(
             where=where,

@@ -15,20 +15,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
-Purpose = Literal[
-    "pretrain",  # the final run
-    "rl",
-    "evaluation",
-    "data",
-    "chat",
-    "context",
-    "post-train",
-    "ablation",
-    "serving",
-    "idle",
-    "other",
-]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+from benthic.cost.ledger.purposes import Purpose, purpose_named
+
 Status = Literal["running", "done", "interrupted", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 Scope = Literal["purpose", "project"]
@@ -36,6 +24,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 AMENDABLE = (
     *("purpose", "project", "name", "user", "note"),
     *("price_per_hour", "count", "device", "seconds"),
+    *("status", "seconds_productive"),
 )
 KEYS = (  # in the order of the ledger's covering index
     *("purpose", "status", "project", "user", "device", "price_per_hour", "price_source"),
@@ -317,14 +306,6 @@ class Filters(TypedDict, total=False):
     """as they are stored"""
 
 
-def purpose_named(word: str) -> Purpose:
-    """The purpose of that name; "final" is "pretrain". ValueError names the choices."""
-    for purpose in PURPOSES:
-        if purpose == ("pretrain" if word == "final" else word):
-            return purpose
-    raise ValueError(f"purpose is '{word}': choose one of {', '.join(PURPOSES)}")
-
-
 def label(name: str, run: str) -> str:
     """What people call a row: its name, else its run: of a folder the last part."""
     return name or (Path(run).name if Path(run).is_absolute() else "") or run
@@ -359,9 +340,11 @@ def amended_value(name: str, value: str | int | float) -> str | int | float:
         return int(count)
     if name == "price_per_hour":
         return check_price(_number(name, value))
-    if name == "seconds":
+    if name in ("seconds", "seconds_productive"):
         return _check(name, _number(name, value), high=_MAX_SECONDS, what="seconds")
     text = clean(str(value))
+    if name == "status" and text not in STATUSES[1:]:
+        raise ValueError(f"status is '{value}': choose one of {', '.join(STATUSES[1:])}")
     if name == "device" and not text.strip():
         raise ValueError("device is empty: name one")
     return text

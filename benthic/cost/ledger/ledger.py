@@ -20,10 +20,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from benthic.cost.ledger import records
+from benthic.cost.ledger import records, stale
 from benthic.cost.ledger.entries import (
     COLUMNS,
-    PURPOSES,
     USAGE_COLUMNS,
     Amendment,
     Billed,
@@ -31,7 +30,6 @@ from benthic.cost.ledger.entries import (
     Entry,
     Filters,
     Group,
-    Purpose,
     Scope,
     Span,
     Status,
@@ -39,10 +37,11 @@ from benthic.cost.ledger.entries import (
     check_price,
     clean,
     external_id,
-    purpose_named,
     read_as,
 )
-from benthic.cost.ledger.processes import identity, is_gone
+from benthic.cost.ledger.pending import take_in
+from benthic.cost.ledger.processes import identity
+from benthic.cost.ledger.purposes import PURPOSES, Purpose, purpose_named
 from benthic.cost.ledger.schema import (
     ELSEWHERE,
     LedgerError,
@@ -60,12 +59,6 @@ __all__ += ["external_id", "ledger_path", "purpose_named"]
 _USAGE = ", ".join(f"{name} = :{name}" for name in USAGE_COLUMNS)
 _NAMES = ", ".join(COLUMNS)
 _VALUES = ", ".join(f":{name}" for name in COLUMNS)
-_DAY = 86_400.0
-_ORPHANED = (
-    "ended = heartbeat, status = 'interrupted', "
-    "seconds_productive = COALESCE(seconds_productive, 0), "
-    "note = CASE WHEN :note = '' OR note = '' THEN note || :note ELSE note || '; ' || :note END"
-)
 
 
 def ledger_path() -> Path:
@@ -92,6 +85,8 @@ class Ledger:
                 f"the folder of the ledger {path} cannot be made ({error.strerror}): "
                 f"make it, {ELSEWHERE}"
             ) from error
+        if path.is_dir():
+            raise LedgerError(f"the ledger {path} is a folder: name a file in it")
         with self._in_words():
             self._connection = connect(path, timeout, read_only=self.read_only)
         try:
@@ -148,13 +143,17 @@ class Ledger:
         *,
         exit_code: int | None = None,
         note: str | None = None,
+        at: float | None = None,
     ) -> None:
-        """Close the open row for good with its last figures; a `note` replaces the row's own."""
+        """Close the open row for good with its last figures; a `note` replaces the row's own.
+
+        `at`: the unix time of the end; now if not given.
+        """
         change = (
             ", ended = MAX(started, :now), status = :status, exit_code = :exit_code, "
             "note = COALESCE(:note, note)"
         )
-        more = {"status": status, "exit_code": exit_code}
+        more = {"status": status, "exit_code": exit_code, "now": time.time() if at is None else at}
         self._write(entry_id, usage, change, **more, note=None if note is None else clean(note))
 
     def close_orphans(self, run: Path) -> int:
@@ -163,14 +162,11 @@ class Ledger:
         For a caller that holds the run's lock: whoever wrote those rows is dead. What no checkpoint
         had marked as productive is lost.
         """
+        take_in(self)
         with self._in_words():
-            cursor = self._connection.execute(
-                f"UPDATE entries SET {_ORPHANED} WHERE run = :run AND ended IS NULL",
-                {"run": _absolute(run), "note": ""},
-            )
-        return cursor.rowcount
+            return stale.close_orphans(self._connection, _absolute(run))
 
-    def close_stale(self, now: float | None = None, *, after: float = _DAY) -> int:
+    def close_stale(self, now: float | None = None, *, after: float = stale.DAY) -> int:
         """Close open rows whose writer is gone, at their last heartbeat; return how many.
 
         On this host the process is looked up, with its start time, for ids are used again. Of
@@ -181,29 +177,9 @@ class Ledger:
         """
         if self.read_only:
             return 0
-        now = time.time() if now is None else now
-        here, closed = socket.gethostname(), 0
+        take_in(self)
         with self._in_words():
-            rows = self._connection.execute(
-                "SELECT id, pid, host, process, heartbeat FROM entries WHERE ended IS NULL"
-            ).fetchall()
-        for entry_id, pid, host, process, heartbeat in rows:
-            gone = is_gone(pid, process, heartbeat) if host == here else None
-            if gone:
-                note = f"its process {pid} is gone"
-            elif gone is None and now - heartbeat > after:
-                note = (
-                    f"no heartbeat from {host or 'its host'} for {(now - heartbeat) / 3600:.0f} h"
-                )
-            else:
-                continue
-            with self._in_words():  # a heartbeat meanwhile shows that it lives
-                closed += self._connection.execute(
-                    f"UPDATE entries SET {_ORPHANED} "
-                    "WHERE id = :id AND ended IS NULL AND heartbeat = :heartbeat",
-                    {"id": entry_id, "heartbeat": heartbeat, "note": note},
-                ).rowcount
-        return closed
+            return stale.close_stale(self._connection, now, after)
 
     def entries(self, run: Path) -> list[Entry]:
         """All rows of `run` as they were recorded, in the order they started."""
@@ -211,6 +187,14 @@ class Ledger:
             rows = self._connection.execute(
                 f"SELECT {_NAMES} FROM entries WHERE run = ? ORDER BY started, rowid",
                 (_absolute(run),),
+            ).fetchall()
+        return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
+
+    def open_rows(self) -> list[Entry]:
+        """All rows that are not closed, as they were recorded."""
+        with self._in_words():
+            rows = self._connection.execute(
+                f"SELECT {_NAMES} FROM entries WHERE ended IS NULL ORDER BY started"
             ).fetchall()
         return [read_as(Entry, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
@@ -290,20 +274,20 @@ class Ledger:
 
         ValueError where field, value or reason cannot be; LedgerError where there is no such row.
         """
-        self.amend_all(entry_id, [(field, value)], reason=reason, author=author)
+        self.amend_all([entry_id], [(field, value)], reason=reason, author=author)
 
     def amend_all(
         self,
-        entry_id: str,
+        entry_ids: Iterable[str],
         changes: Iterable[tuple[str, str | int | float]],
         *,
         reason: str,
         author: str = "",
     ) -> None:
-        """Put several fields of a row right, all or none; raises as `amend` does."""
+        """Put several fields of several rows right, all or none; raises as `amend` does."""
         with self._in_words():
             records.amend(
-                self._connection, entry_id, changes, reason=reason, author=author or _user()
+                self._connection, entry_ids, changes, reason=reason, author=author or _user()
             )
 
     def amendments(self, entry_id: str | None = None) -> list[Amendment]:
@@ -346,7 +330,7 @@ class Ledger:
         return row[0] if row else None
 
     def _write(self, entry_id: str, usage: Usage, change: str, **values: Any) -> None:
-        values |= vars(usage) | {"id": entry_id, "now": time.time()}
+        values = vars(usage) | {"id": entry_id, "now": time.time()} | values
         with self._in_words():
             cursor = self._connection.execute(
                 f"UPDATE entries SET {_USAGE}, heartbeat = MAX(started, :now){change} "

@@ -79,7 +79,7 @@ _KEPT = """(CASE WHEN {status} = 'done'
     ELSE MAX(0.0, MIN(COALESCE({seconds_productive}, 0.0), {seconds}) - {nested}) END * {scale})"""
 NET = NOW | {
     "kept": _KEPT.format(
-        **{name: f"e.{name}" for name in ("status", "seconds_productive")},
+        **{name: NOW[name] for name in ("status", "seconds_productive")},
         recorded="e.seconds",
         seconds=NOW["seconds"],
         nested="COALESCE(i.seconds, 0.0)",

@@ -2,6 +2,9 @@
 
 None of these is ever rewritten; of several the newest counts. Functions of an open connection;
 what SQLite says of it is put into words by the caller.
+
+A row that is amended to done keeps all of its seconds, and one amended from done to another status
+none, each by an amendment of seconds_productive beside it, unless one is given with it.
 """
 
 import json
@@ -19,40 +22,58 @@ from benthic.cost.ledger.entries import (
     Scope,
     amended_value,
     clean,
-    purpose_named,
 )
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.ledger.schema import LedgerError, transaction
 
+_OF_CLOSED = {"seconds", "status", "seconds_productive"}
 _IMPORTED = re.compile(r"[a-z]+:(?!/)")  # wandb:3fk2
 
 
 def amend(
     connection: sqlite3.Connection,
-    entry_id: str,
+    entry_ids: Iterable[str],
     changes: Iterable[tuple[str, str | int | float]],
     *,
     reason: str,
     author: str,
 ) -> None:
-    """Put fields of a row right, all or none; raises LedgerError, ValueError."""
+    """Put fields of rows right, all or none; raises LedgerError, ValueError."""
     pairs = [(field, amended_value(field, value)) for field, value in changes]
     if not reason.strip():
         fields = ", ".join(field for field, _ in pairs)
         raise ValueError(f"the reason to amend {fields} is empty: say why in a few words")
+    because = clean(reason), clean(author), time.time()
     with transaction(connection):
-        row = connection.execute(
-            "SELECT ended FROM entries WHERE id = ?", (clean(entry_id),)
-        ).fetchone()
-        if row is None:
-            raise LedgerError(f"the ledger has no row {entry_id}: give a whole id")
-        if row[0] is None and any(field == "seconds" for field, _ in pairs):
-            raise ValueError(f"the row {entry_id} still runs: amend seconds when it is closed")
-        because = clean(reason), clean(author), time.time()
-        connection.executemany(
-            "INSERT INTO amendments (entry, field, value, reason, author, at) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            [(clean(entry_id), *pair, *because) for pair in pairs],
+        for entry_id in map(clean, entry_ids):
+            kept = _kept(connection, entry_id, dict(pairs))
+            connection.executemany(
+                "INSERT INTO amendments (entry, field, value, reason, author, at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [(entry_id, *pair, *because) for pair in [*pairs, *kept]],
+            )
+
+
+def _kept(
+    connection: sqlite3.Connection, entry_id: str, changes: Mapping[str, str | int | float]
+) -> list[tuple[str, float]]:
+    """What an amended status says of the seconds that were kept; checks that the row may change."""
+    row = connection.execute(
+        "SELECT ended, seconds, COALESCE((SELECT value FROM amendments WHERE entry = e.id "
+        "AND field = 'status' ORDER BY id DESC LIMIT 1), status) FROM entries AS e WHERE id = ?",
+        (entry_id,),
+    ).fetchone()
+    if row is None:
+        raise LedgerError(f"the ledger has no row {entry_id}: give a whole id")
+    ended, seconds, before = row
+    if ended is None and (still := _OF_CLOSED & changes.keys()):
+        raise ValueError(
+            f"the row {entry_id} still runs: amend {', '.join(sorted(still))} when it is closed"
         )
+    now = changes.get("status", before)
+    if now == before or "done" not in (now, before) or "seconds_productive" in changes:
+        return []
+    return [("seconds_productive", seconds if now == "done" else 0.0)]
 
 
 def amendments(connection: sqlite3.Connection, entry_id: str | None) -> list[Amendment]:

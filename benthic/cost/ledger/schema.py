@@ -118,6 +118,7 @@ _CAUSES = {
     sqlite3.SQLITE_BUSY: "is locked by another process: wait for it or end it, then try again",
     sqlite3.SQLITE_READONLY: f"cannot be written: make file and folder writable, {ELSEWHERE}",
     sqlite3.SQLITE_CANTOPEN: f"cannot be opened: make file and folder writable, {ELSEWHERE}",
+    sqlite3.SQLITE_IOERR: f"meets an error of its disk: free some space, check it, {ELSEWHERE}",
     sqlite3.SQLITE_FULL: f"does not fit on its disk: free some space, {ELSEWHERE}",
     sqlite3.SQLITE_CORRUPT: f"is damaged: restore a copy, move it away, {ELSEWHERE}",
     sqlite3.SQLITE_NOTADB: f"is not a SQLite file: move it away, {ELSEWHERE}",

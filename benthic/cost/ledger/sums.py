@@ -19,7 +19,6 @@ from benthic.cost.ledger.entries import (
     Filters,
     Group,
     clean,
-    purpose_named,
     read_as,
 )
 from benthic.cost.ledger.nesting import (
@@ -34,6 +33,7 @@ from benthic.cost.ledger.nesting import (
     PLAIN_KEPT,
     SPECIAL,
 )
+from benthic.cost.ledger.purposes import purpose_named
 
 BY = (*KEYS, "count", "stage", "energy_source")  # the last two: from the table, slower
 _PLAIN = {name: name for name in COLUMNS}

@@ -1,4 +1,9 @@
-"""Rows of a ledger as they count, and their sums, one by one: slow twin of the SQL."""
+"""Rows of a ledger as they count, and their sums, one by one: slow twin of the SQL.
+
+What `nesting` and `sums` say in SQL, said in Python over rows in memory: amendments applied, what
+ran inside on the same devices taken off, work side by side cut to what there was. Tests hold the
+two against each other over rows at random; no command reads this.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,6 +1,7 @@
 """The GPUs of NVIDIA that this process may use: their names, how busy they are, their energy.
 
-Read through `pynvml` where it is installed; else names alone, from the driver's files. Both obey
+Read through `pynvml`, of the package nvidia-ml-py, where it is installed; else names alone, from
+the driver's files, or where a container hides those, the number of device files. All obey
 CUDA_VISIBLE_DEVICES. Busy is the driver's share of time in which a kernel ran, whoever's it was;
 energy is the board's own counter (Volta and later), the rest of the server not in it. Numbers in
 CUDA_VISIBLE_DEVICES are taken in the driver's order, which is CUDA's on machines of one kind of
@@ -17,6 +18,12 @@ from pathlib import Path
 from typing import Any
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
+DEVICES = Path("/dev")
+_MISSING = (
+    "neither how busy the GPUs are nor their energy is measured, since the package nvidia-ml-py is "
+    "missing: pip install nvidia-ml-py"
+)
+_UNKNOWN = "NVIDIA GPU"
 _log = logging.getLogger(__name__)
 
 
@@ -27,6 +34,8 @@ class Gpus:
     names: list[str]
     installed: int
     """in the machine, visible or not"""
+    unread_for: str = ""
+    """why neither counter can be read, and the remedy, in a sentence; empty where they can"""
     _nvml: Any = None
     _handles: list[Any] = field(default_factory=list)
     _last: list[int] = field(default_factory=list)
@@ -92,12 +101,14 @@ class Gpus:
         return self._millijoules / 1000
 
 
-def find(environ: Mapping[str, str], driver: Path = DRIVER) -> Gpus | None:
+def find(environ: Mapping[str, str], driver: Path = DRIVER, devices: Path = DEVICES) -> Gpus | None:
     """The visible GPUs, or None where there are none."""
     visible = _visible(environ)
     if visible == []:
         return None
-    return _by_library(visible) or _by_driver(visible, driver)
+    nvml = _library()
+    found = _by_library(nvml, visible) if nvml else None
+    return found or _by_driver(visible, driver, devices, "" if nvml else _MISSING)
 
 
 def _visible(environ: Mapping[str, str]) -> list[str] | None:
@@ -113,11 +124,14 @@ def _visible(environ: Mapping[str, str]) -> list[str] | None:
     return found
 
 
-def _by_library(visible: Sequence[str] | None) -> Gpus | None:
+def _library() -> Any:
     try:
-        pynvml: Any = import_module("pynvml")
+        return import_module("pynvml")
     except ImportError:
         return None
+
+
+def _by_library(pynvml: Any, visible: Sequence[str] | None) -> Gpus | None:
     try:
         pynvml.nvmlInit()
         installed = pynvml.nvmlDeviceGetCount()
@@ -138,19 +152,22 @@ def _handle(nvml: Any, name: str, installed: int) -> Any:
     return nvml.nvmlDeviceGetHandleByIndex(int(name)) if int(name) < installed else None
 
 
-def _by_driver(visible: Sequence[str] | None, driver: Path) -> Gpus | None:
+def _by_driver(
+    visible: Sequence[str] | None, driver: Path, devices: Path, unread_for: str
+) -> Gpus | None:
     names = []
     try:
         for file in sorted(driver.glob("*/information")):
             line = re.search(r"(?m)^Model:\s*(.+?)\s*$", file.read_text("utf-8", "replace"))
-            names.append(line[1] if line else "NVIDIA GPU")
+            names.append(line[1] if line else _UNKNOWN)
+        names = names or [_UNKNOWN for _ in devices.glob("nvidia[0-9]*")]
     except OSError:
         return None
     if visible is None or not names:
-        return Gpus(names, len(names)) if names else None
+        return Gpus(names, len(names), unread_for) if names else None
     numbers = [int(name) if name.isdigit() else 0 for name in visible]
     chosen = [names[number] for number in numbers if number < len(names)]
-    return Gpus(chosen, len(names)) if chosen else None
+    return Gpus(chosen, len(names), unread_for) if chosen else None
 
 
 def _text(name: str | bytes) -> str:

@@ -14,14 +14,17 @@ row's note says for how long, once it is closed.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benthic.cost.ledger.entries import Span, Status, Usage
 from benthic.cost.ledger.ledger import Ledger, LedgerError
+from benthic.cost.ledger.pending import End
+from benthic.cost.metering.closing import close_row
 from benthic.cost.metering.descendants import Tree
 from benthic.cost.metering.held import Holding
-from benthic.cost.metering.meter import POWERCAP, Rapl
+from benthic.cost.metering.rapl import POWERCAP, Rapl
 
 SHORTEST, LONGEST = 0.05, 3600.0
 """seconds between heartbeats"""
@@ -29,6 +32,7 @@ _FIRST = 0.25
 _PATIENCE = 10.0
 _LOOK = 60.0
 """seconds between two readings of the counters, at most"""
+_OFTEN = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -127,15 +131,19 @@ class Heart:
         interval: float,
         say: Callable[[str], None] = _log.warning,
         each: Callable[[Ledger], None] | None = None,
+        often: Callable[[], None] | None = None,
     ) -> None:
-        """`each` is called in the thread after every heartbeat; `say` tells the user."""
+        """In the thread `each` is called after every heartbeat, and `often` at least each second;
+        `say` tells the user."""
         self._path = ledger
         self._gauge = gauge
         self._interval = interval_of(interval)
         self._say = say
         self._each = each
+        self._often = often
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="benthic-heart", daemon=True)
         self._tokens, self._flops = 0, 0.0
         self._productive: float | None = None
@@ -178,12 +186,13 @@ class Heart:
             self._productive = self._gauge.seconds
 
     def end(self, status: Status, *, exit_code: int | None = None, note: str = "") -> Usage | None:
-        """Close the row for good; what cannot be written is said, with the figures.
+        """Close the row for good; what the ledger does not take is said, with the figures.
 
-        None where the ledger's disk does not answer: then the row is closed by whoever reads it
-        next, at its last heartbeat.
+        None where the end is written nowhere, neither in the ledger nor beside it: then the row is
+        closed by whoever reads it next, at its last heartbeat.
         """
         self._stop.set()
+        usage, now = self._usage(status, last=True), time.time()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -192,25 +201,30 @@ class Heart:
                 "up to its last heartbeat there"
             )
             return None
-        usage = self._usage(status, last=True)
         note = "; ".join(filter(None, [self._note, note, self._gauge.gap]))
+        end = End(
+            id=self.id, usage=usage, status=status, exit_code=exit_code, note=note or None, at=now
+        )
+        there = True
         try:
-            with Ledger(self._path) as ledger:
-                ledger.finish(self.id, usage, status, exit_code=exit_code, note=note or None)
-        except LedgerError as failure:
+            failure = close_row(self._path, end)
+        except LedgerError as error:
+            failure, there = str(error), False
+        if failure:
             self._say(
                 f"the end of this bill is not in the ledger, row {self.id}: {status} after "
                 f"{usage.seconds:.3f} s, {usage.cpu_seconds:.3f} CPU s, {usage.joules:.0f} J, "
                 f"since {failure}"
             )
-        return usage
+        return usage if there else None
 
     def _usage(self, status: Status, *, last: bool = False) -> Usage:
         with self._lock:
             tokens, flops, productive = self._tokens, self._flops, self._productive
         if status == "done":
             productive = float("inf")  # all of it
-        return self._gauge.read(tokens=tokens, flops=flops, productive=productive, last=last)
+        with self._reading:
+            return self._gauge.read(tokens=tokens, flops=flops, productive=productive, last=last)
 
     def _run(self) -> None:
         ledger, warned, pause = None, False, min(_FIRST, self._interval)
@@ -222,8 +236,10 @@ class Heart:
                 ledger.beat(self.id, usage)
                 if self._each:
                     self._each(ledger)
+                if self._often:
+                    self._often()
             except Exception as failure:  # whatever it is, the work goes on
-                if not warned:
+                if not warned and not self._stop.is_set():
                     self._say(f"the work goes on, its bill is kept in memory: {failure}")
                 warned = True
                 if ledger:
@@ -234,12 +250,37 @@ class Heart:
 
     def _stopped_within(self, seconds: float) -> bool:
         """Whether the end comes in that time; counters are read meanwhile."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > _LOOK:
-            if self._stop.wait(_LOOK):
+        until, look = time.monotonic() + seconds, _OFTEN if self._often else _LOOK
+        while (left := until - time.monotonic()) > look:
+            if self._stop.wait(look):
                 return True
-            self._gauge.look()
+            with self._reading:
+                self._gauge.look()
+            if self._often:
+                self._often()
         return self._stop.wait(max(0.0, left))
+
+
+@contextmanager
+def beating(
+    path: Path, span: Span, held: Holding, *, interval: float, powercap: Path = POWERCAP
+) -> Iterator[Heart]:
+    """Bill a block of this process to the ledger at `path`.
+
+    It ends `done`, with all seconds productive, when the block is left normally, else as
+    `status_of` says of the exception. LedgerError where the ledger refuses the first row; one that
+    fails later never ends the work.
+    """
+    heart = Heart(path, Gauge(held, with_self=True, powercap=powercap), interval=interval)
+    with Ledger(path) as ledger:
+        heart.begin(ledger, span)
+    heart.start()
+    try:
+        yield heart
+    except BaseException as error:
+        heart.end(status_of(error))
+        raise
+    heart.end("done")
 
 
 def interval_of(seconds: float) -> float:

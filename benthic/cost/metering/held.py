@@ -74,15 +74,16 @@ def hold(
     *,
     device: str = "",
     count: int | None = None,
-    price: float | None = None,
+    price: float | str | None = None,
     watts: float | None = None,
     outer: Billed | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Holding:
     """What the work that starts now holds; `outer`: the row it runs inside.
 
-    ValueError names what was given and cannot be.
+    `price` may be text, like $2.10. ValueError names what was given and cannot be.
     """
+    price = an_hour(price) if isinstance(price, str) else price
     _within("price", price, 0, MAX_PRICE, "US dollars an hour of one device")
     _within("watts", watts, 0, 1e6, "watts of one device")
     _within("count", count, 1, MAX_COUNT, "devices")
@@ -101,6 +102,8 @@ def hold(
             f"several kinds of GPU are visible ({kinds}): all are billed as {name}, so set "
             "CUDA_VISIBLE_DEVICES to those of one kind"
         )
+    if gpus and gpus.unread_for:
+        warnings.append(gpus.unread_for)
     if price is not None:
         charged, source = float(price), "given"
     elif outer:
@@ -127,6 +130,18 @@ def hold(
         watts_source=draw_source,
         warnings=tuple(warnings),
     )
+
+
+def an_hour(price: str) -> float | None:
+    """US dollars of a text like 2.10 or $2.10; none where it is empty. ValueError."""
+    if not price.strip():
+        return None
+    try:
+        return float(price.strip().removeprefix("$"))
+    except ValueError:
+        raise ValueError(
+            f"price is {price[:40]!r}: give US dollars an hour of one device, like 2.10"
+        ) from None
 
 
 def gpus_held(gpus: Gpus | None, environ: Mapping[str, str]) -> int:
@@ -288,8 +303,8 @@ def _watts(
     )
 
 
-def _within(name: str, value: float | None, low: float, high: float, what: str) -> None:
-    if value is not None and not low <= value <= high:
+def _within(name: str, value: object, low: float, high: float, what: str) -> None:
+    if value is not None and not (isinstance(value, int | float) and low <= value <= high):
         raise ValueError(f"{name} is {value}: give {what}, {low:g} to {high:g}")
 
 

@@ -20,26 +20,27 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 from benthic.cost.ledger.entries import (
-    PURPOSES,
     Billed,
-    Purpose,
     Span,
     Status,
     Usage,
-    purpose_named,
 )
 from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
+from benthic.cost.ledger.purposes import Purpose, purpose_named
 from benthic.cost.limits import RAISE, Limits
+from benthic.cost.metering.beside import beside
 from benthic.cost.metering.child import ENDING, Child, NotRun, become, program, send, start
 from benthic.cost.metering.descendants import Process, below
 from benthic.cost.metering.heart import Gauge, Heart, interval_of
 from benthic.cost.metering.held import Holding, folder_for, hold, is_first
 from benthic.cost.metering.masking import masked
 from benthic.cost.metering.outer import outer_row, purpose_inside
+from benthic.cost.metering.resuming import keep_earlier, last_attempt
 
 CANNOT_BILL, OVER_BUDGET, NO_COMMAND = 125, 3, 2
 GRACE = 30.0
@@ -56,9 +57,10 @@ def run(
     name: str = "",
     device: str = "",
     count: int | None = None,
-    price: float | None = None,
+    price: float | str | None = None,
     watts: float | None = None,
     heartbeat: float = 5.0,
+    resumed: bool = False,
     budget_stop: bool = False,
     wait: bool = False,
     anyway: bool = False,
@@ -67,7 +69,8 @@ def run(
     """Run and bill `command`; the exit code, see above. For a process that does nothing else.
 
     What is not given is the outer row's, if there is one. `price` in US dollars an hour and `watts`
-    are of one of `count` devices; `budget_stop` ends the work when a budget of its purpose or
+    are of one of `count` devices; `resumed`: the command goes on with the last try of that name in
+    this folder (see `resuming`); `budget_stop` ends the work when a budget of its purpose or
     project is spent; `wait` bills until all that the command started has ended; `anyway` starts it
     where a hard budget is spent, or unbilled where the ledger cannot be written; `quiet` leaves out
     the line at the end.
@@ -77,7 +80,7 @@ def run(
         path = program(words, os.environ)
         if not is_first():
             become(path, words, os.environ)
-        kind = nearest_purpose(purpose) if purpose.strip() else None
+        kind = purpose_named(purpose) if purpose.strip() else None
         interval = interval_of(heartbeat)
         folder = folder_for(name or name_of(words))
         outer = outer_row(ledger_path().absolute())
@@ -91,7 +94,7 @@ def run(
         return _unbilled(error, path, words, anyway)
     try:
         return _Command(
-            words, path, held, span, outer, interval, budget_stop, wait, anyway, quiet
+            words, path, held, span, outer, interval, resumed, budget_stop, wait, anyway, quiet
         ).run()
     except NotRun as refusal:
         return _refuse(str(refusal), refusal.code)
@@ -110,13 +113,15 @@ class _Command:
         span: Span,
         outer: Billed | None,
         interval: float,
+        resumed: bool,
         budget_stop: bool,
         wait: bool,
         anyway: bool,
         quiet: bool,
     ) -> None:
         self.words, self.path, self.held, self.span, self.outer = words, path, held, span, outer
-        self.budget_stop, self.wait, self.anyway, self.quiet = budget_stop, wait, anyway, quiet
+        self.resumed, self.budget_stop, self.wait = resumed, budget_stop, wait
+        self.anyway, self.quiet = anyway, quiet
         self.file = ledger_path().absolute()
         self.heart = Heart(
             self.file,
@@ -143,6 +148,10 @@ class _Command:
                 say(warning)
             if self.budget_stop and not self.limits:
                 say("no budget is set for this purpose or project, so none stops the command")
+            if self.outer is None and (warning := beside(ledger, self.span, self.held)):
+                say(warning)
+            if self.resumed:
+                self._go_on(ledger)
             row = self.heart.begin(ledger, self.span)
         environ = dict(os.environ) | {"BENTHIC_METER": row}
         if os.environ.get("BENTHIC_LEDGER"):  # the command may change its folder
@@ -165,6 +174,15 @@ class _Command:
         if usage and not self.quiet:
             say(_summary(self.span, self.held, usage, status, row, self._inside(row)))
         return OVER_BUDGET if self.over else code
+
+    def _go_on(self, ledger: Ledger) -> None:
+        """Make it one attempt with the last of that name in this folder."""
+        attempt = last_attempt(ledger, self.span)
+        if not attempt:
+            say(f"no earlier try of {self.span.run} is in the ledger, so this is its first")
+            return
+        self.span = replace(self.span, attempt=attempt)
+        keep_earlier(ledger, self.span)
 
     def _inside(self, row: str) -> float:
         """US dollars of the row that count as those of what ran inside it."""
@@ -221,19 +239,6 @@ def unparted(options: Sequence[str], words: Sequence[str]) -> int:
     )
 
 
-def nearest_purpose(word: str) -> Purpose:
-    """The purpose of that name; ValueError names the nearest."""
-    try:
-        return purpose_named(word.strip().lower())
-    except ValueError as error:
-        from difflib import get_close_matches
-
-        choices = ["final" if purpose == "pretrain" else purpose for purpose in PURPOSES]
-        near = get_close_matches(word.strip().lower(), (*choices, "pretrain"), n=1)
-        hint = f"did you mean {near[0]}? There are" if near else "choose one of"
-        raise ValueError(f"purpose is '{word}': {hint} {', '.join(choices)}") from error
-
-
 def name_of(command: Sequence[str]) -> str:
     """What people would call it: its script, else its module, else its program."""
     for before, word in zip(("", *command), command):
@@ -269,7 +274,7 @@ def _span(
         count=held.count,
         price_per_hour=held.price,
         price_source=held.price_source,
-        project=project or (outer.project if outer else ""),
+        project=project.strip() or (outer.project if outer else ""),
         user=outer.user if outer else "",
         name=name or name_of(words),
         source="meter",

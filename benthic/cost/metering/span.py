@@ -26,12 +26,14 @@ from uuid import uuid4
 
 from benthic.cost.ledger.entries import Span, Status
 from benthic.cost.ledger.ledger import Ledger, LedgerError, ledger_path
+from benthic.cost.ledger.purposes import purpose_named
 from benthic.cost.limits import RAISE, Limits
+from benthic.cost.metering.beside import beside
 from benthic.cost.metering.heart import Gauge, Heart, interval_of, status_of
 from benthic.cost.metering.held import folder_for, hold, is_first
 from benthic.cost.metering.masking import masked
-from benthic.cost.metering.metered import nearest_purpose
-from benthic.cost.metering.outer import outer_row, purpose_inside
+from benthic.cost.metering.outer import enter, leave, outer_row, purpose_inside
+from benthic.cost.metering.resuming import last_attempt
 
 _log = logging.getLogger("benthic.meter")
 
@@ -50,7 +52,7 @@ class Metered:
         project: str = "",
         device: str = "",
         count: int | None = None,
-        price: float | None = None,
+        price: float | str | None = None,
         watts: float | None = None,
         heartbeat: float = 5.0,
         run: str | Path = "",
@@ -65,8 +67,8 @@ class Metered:
         starts it where a hard budget is spent, or unbilled where the ledger cannot be written;
         `while_true` ends the bill as failed once it says no. ValueError names what cannot be."""
         self._name = name or Path(sys.argv[0] or "python").name or "python"
-        self._purpose = nearest_purpose(purpose) if purpose.strip() else None
-        self._project = project
+        self._purpose = purpose_named(purpose) if purpose.strip() else None
+        self._project = project.strip()
         self._given = {"device": device, "count": count, "price": price, "watts": watts}
         self._interval = interval_of(heartbeat)
         self._run = str(run) or folder_for(self._name)
@@ -75,7 +77,6 @@ class Metered:
         self._lock = threading.RLock()
         self._heart: Heart | None = None
         self._pid = 0
-        self._outer: str | None = None
 
     def __enter__(self) -> Self:
         self.begin()
@@ -92,7 +93,9 @@ class Metered:
         return self._heart.id if self._heart else ""
 
     def begin(self) -> None:
-        """Start to bill."""
+        """Start to bill; RuntimeError where it has billed before, as each is good for one use."""
+        if self._pid:
+            raise RuntimeError(f"the meter '{self._name}' has billed before: make a new one")
         if not is_first():
             return
         try:
@@ -120,6 +123,7 @@ class Metered:
             user=outer.user if outer else "",
             name=self._name,
             source="python",
+            parent=outer.id if outer else None,
             command=masked([Path(sys.executable or "python").name, *sys.argv]),
         )
         heart = Heart(
@@ -127,7 +131,7 @@ class Metered:
             Gauge(held, with_self=True),
             interval=self._interval,
             say=lambda sentence: _log.warning("%s", sentence),
-            each=self._check if self._while_true else None,
+            often=self._check if self._while_true else None,
         )
         with Ledger(path) as ledger:
             ledger.close_stale()
@@ -136,12 +140,12 @@ class Metered:
                 limits.check(outer, remedy=f"{RAISE}; anyway=True starts it all the same")
             for warning in limits.warnings(0.0):
                 _log.warning("%s", warning)
+            if outer is None and (warning := beside(ledger, span, held)):
+                _log.warning("%s", warning)
             if self._resumed:
-                span = replace(span, attempt=_last_attempt(ledger, span) or span.attempt)
-            row = heart.begin(ledger, span)
+                span = replace(span, attempt=last_attempt(ledger, span) or span.attempt)
+            enter(heart.begin(ledger, span))
         self._heart, self._pid = heart, os.getpid()
-        self._outer = os.environ.get("BENTHIC_METER")
-        os.environ["BENTHIC_METER"] = row  # whatever runs inside, in this process or below it
         atexit.register(self._at_exit)
         heart.start()
 
@@ -152,11 +156,7 @@ class Metered:
         if heart is None or os.getpid() != self._pid:
             return
         atexit.unregister(self._at_exit)
-        if os.environ.get("BENTHIC_METER") == heart.id:
-            if self._outer is None:
-                del os.environ["BENTHIC_METER"]
-            else:
-                os.environ["BENTHIC_METER"] = self._outer
+        leave(heart.id)
         heart.end(status)
 
     def add(self, *, tokens: int = 0, flops: float = 0.0) -> None:
@@ -169,23 +169,16 @@ class Metered:
         if heart := self._heart:
             heart.productive()
 
-    def _check(self, _: Ledger) -> None:
+    def _check(self) -> None:
         if self._while_true and not self._while_true():
             self.end("failed")
 
     def _at_exit(self) -> None:
         """The interpreter ends inside: `sys.last_value` tells whether an exception ended it."""
-        self.end(status_of(getattr(sys, "last_value", None) or KeyboardInterrupt()))
-
-
-def _last_attempt(ledger: Ledger, span: Span) -> str:
-    """The run's last attempt at the same purpose, by the same kind of meter; empty: none."""
-    alike = [
-        row.attempt
-        for row in ledger.entries(Path(span.run))
-        if (row.purpose, row.source) == (span.purpose, span.source)
-    ]
-    return alike[-1] if alike else ""
+        error = getattr(sys, "last_value", None)
+        if error is None:
+            self._check()
+        self.end(status_of(error or KeyboardInterrupt()))
 
 
 meter = Metered

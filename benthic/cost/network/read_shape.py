@@ -1,9 +1,9 @@
 """A Shape from what is at hand: a preset, a folder, a config.json, a recipe, or plain numbers.
 
-`shape` takes a name or a path; `from_config` the keys of a Hub's config.json: the families that
-Benthic runs are read by `benthic.hub.config`, the shapes of others by
-`benthic.cost.network.families`; `from_row` a row of the catalog. Plain numbers are
-`benthic.cost.network.widths`. Nothing is executed or fetched, and no weight is read.
+`shape` takes a name or a path; `from_config` the keys of a Hub's config.json: Llama and
+DeepSeek's with latents are read by `benthic.hub.config`, others by `families` and
+`sparse_families`, of one that sees or hears too the text part; `from_row` a row of the catalog.
+Plain numbers are `benthic.cost.network.widths`. Nothing is executed or fetched, no weight is read.
 """
 
 import os
@@ -17,8 +17,9 @@ from typing import Any
 from benthic.config import load as load_recipe
 from benthic.config import recipes
 from benthic.cost.catalog.load import CostError
-from benthic.cost.network.families import FAMILIES, from_family
+from benthic.cost.network.families import TOWERS
 from benthic.cost.network.shape import Shape, shape_of
+from benthic.cost.network.sparse_families import FAMILIES, from_family
 from benthic.hub.config import ARCHITECTURES, from_hub, preset, presets
 from benthic.hub.files import CONFIG_LIMIT, read_json, shown
 
@@ -52,9 +53,16 @@ def shape(source: str) -> Shape:
 
 def from_config(keys: Mapping[str, Any], name: str = "") -> Shape:
     """The shape that a config.json says; CostError names the key or the family that is not known,
-    and the way out."""
+    and the way out. Of one with a text_config, as networks that see or hear have, that part."""
     kind = str(keys.get("model_type"))
     name = name or kind
+    text = keys.get("text_config")
+    if isinstance(text, Mapping):
+        inner = {key: value for key, value in text.items() if key != "text_config"}
+        if "tie_word_embeddings" in keys:  # the whole network's says what is tied
+            inner["tie_word_embeddings"] = keys["tie_word_embeddings"]
+        made = from_config(inner, name)
+        return replace(made, left_out=(*made.left_out, TOWERS))
     if kind in FAMILIES:
         return from_family(keys, name)
     if kind not in ARCHITECTURES and kind != "kimi_k2":

@@ -77,6 +77,8 @@ class Shape:
     """of a norm: 2 for weight and bias, 0 for neither"""
     vectors: int = 0
     """elements that no other field holds, of the whole model"""
+    left_out: tuple[str, ...] = ()
+    """sentences on what of the network no field counts"""
 
     def __post_init__(self) -> None:
         if not self.value_dim:

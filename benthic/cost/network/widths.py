@@ -110,7 +110,8 @@ def from_numbers(
         notes.append("256 experts a layer are assumed, as in DeepSeek-V3")
     if experts is not None and experts_per_token is None:
         experts_per_token = min(8 if experts >= 32 else 2, experts)
-        notes.append(f"{experts_per_token} of {experts} experts a token are assumed")
+        verb = "is" if experts_per_token == 1 else "are"
+        notes.append(f"{experts_per_token} of {experts:,} experts a token {verb} assumed")
     size = params or 12.5 * (layers or 0) * (hidden or 0) ** 2
     tied = size < _TIED
     if vocab is None:
@@ -177,9 +178,9 @@ def _fill(shape: Shape, params: float) -> Shape:
     width = (params - rest) / (shape.layers * (2 + shape.gated) * shape.hidden)
     if width < 1:
         raise CostError(
-            f"hidden = {shape.hidden} with {shape.layers} layers and a vocabulary of {shape.vocab} "
-            f"has {rest:.3g} parameters without any feed-forward, and params is {params:.3g}: "
-            "lower one, or raise params"
+            f"hidden = {shape.hidden:,} with {shape.layers:,} layers and a vocabulary of "
+            f"{shape.vocab:,} has {rest:.3g} parameters without any feed-forward, and params is "
+            f"{params:.3g}: lower one, or raise params"
         )
     _check_width(shape, width, params)
     return replace(shape, ffn=_rounded(width))
@@ -188,9 +189,9 @@ def _fill(shape: Shape, params: float) -> Shape:
 def _check_width(shape: Shape, width: float, params: float) -> None:
     if width > _WIDEST * shape.hidden:
         raise CostError(
-            f"--hidden is {shape.hidden}, and with {shape.layers} layers {params:.3g} parameters "
-            f"take a feed-forward {width / shape.hidden:,.0f} times as wide: raise --hidden or "
-            "--layers, or leave them out and usual ones are found"
+            f"--hidden is {shape.hidden:,}, and with {shape.layers:,} layers {params:.3g} "
+            f"parameters take a feed-forward {width / shape.hidden:,.0f} times as wide: raise "
+            "--hidden or --layers, or leave them out and usual ones are found"
         )
 
 
@@ -228,7 +229,7 @@ def _sparse(given: _Given, experts: int, chosen: int, active: float | None) -> S
     _check_width(made, width, params)
     if width < 1:
         raise CostError(
-            f"hidden = {hidden} with {made.layers} layers has {besides(hidden):.3g} parameters "
+            f"hidden = {hidden:,} with {made.layers:,} layers has {besides(hidden):.3g} parameters "
             f"without any expert, and params is {params:.3g}: lower one, or raise params"
         )
     return replace(made, ffn=_rounded(width), expert_ffn=_rounded(width))
@@ -268,24 +269,29 @@ def _check_sum(made: Shape, params: float | None, active: float | None) -> None:
     ):
         if wanted is not None and abs(found / wanted - 1) > _OFF:
             raise CostError(
-                f"{name} is {wanted:.3g}, and {made.layers} layers, hidden {made.hidden}, ffn "
-                f"{made.expert_ffn or made.ffn} and a vocabulary of {made.vocab} make {found:.3g}: "
+                f"{name} is {wanted:.3g}, and {made.layers:,} layers, hidden {made.hidden:,}, ffn "
+                f"{made.expert_ffn or made.ffn:,} and a vocabulary of {made.vocab:,} make "
+                f"{found:.3g}: "
                 "leave one of them out, and it is found"
             )
 
 
 def _assumed(made: Shape, given: dict[str, float | None]) -> list[str]:
-    notes = []
+    notes, fed = [], "each expert's SwiGLU" if made.experts else "a SwiGLU"
     for key, text in (
-        ("layers", f"{made.layers} layers are assumed, a {_ASPECT}th of hidden"),
-        ("hidden", f"hidden = {made.hidden} follows from the number of parameters"),
-        ("heads", f"{made.heads} heads of {made.head_dim} are assumed"),
-        ("kv_heads", f"{made.kv_heads} heads of keys and values are assumed"),
-        ("ffn", f"{'experts' if made.experts else 'SwiGLU'} of width {made.ffn} follow"),
+        ("layers", f"{_some(made.layers, 'layer')} assumed, a {_ASPECT}th of hidden"),
+        ("hidden", f"hidden = {made.hidden:,} follows from the number of parameters"),
+        ("heads", f"{_some(made.heads, 'head', f' of {made.head_dim}')} assumed"),
+        ("kv_heads", f"{_some(made.kv_heads, 'head', ' of keys and values')} assumed"),
+        ("ffn", f"{fed} of width {made.ffn:,} follows"),
     ):
         if given[key] is None:
             notes.append(text)
     return notes
+
+
+def _some(count: int, name: str, of: str = "") -> str:
+    return f"1 {name}{of} is" if count == 1 else f"{count:,} {name}s{of} are"
 
 
 def _label(made: Shape) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,7 @@ from benthic.cost.planner.plan import Plan, plan
 from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Layout, Optimizer, Precision, parse
 from benthic.hub.config import preset, presets
-from benthic.hub.files import CONFIG_LIMIT, read_json
+from benthic.hub.files import CONFIG_LIMIT, read_json, shown
 
 USUAL_GPU = "h100"
 MOST_GPUS = 10**6
@@ -39,7 +40,7 @@ class Asked:
     batch: str
     layout: str
     precision: str
-    optimizer: Optimizer
+    optimizer: str
     rent: str
     date: str
     pace: str
@@ -48,12 +49,30 @@ class Asked:
 
 def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
     """Print the answer and return the exit code; CostError for what cannot be asked."""
-    from benthic.cost import page
-    from benthic.cost.planner import plan_page, plan_tables
-
     refuse(asked.prices)
     catalog = load(asked.prices)
     _check(asked)
+    _answer(asked, catalog, why=why, as_json=as_json)
+    tell_unread(catalog)
+    return 0
+
+
+def tell_unread(catalog: Catalog, but: Sequence[str] = ()) -> None:
+    """One sentence on stderr where the user's own figures move nothing of what was printed; `but`:
+    figures that were read and are not in it."""
+    if unread := catalog.unread(but):
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        print(
+            f"benthic: --prices sets {', '.join(unread[:5])}{more}, which this answer does not "
+            "read: it would be the same without",
+            file=sys.stderr,
+        )
+
+
+def _answer(asked: Asked, catalog: Catalog, *, why: bool, as_json: bool) -> None:
+    from benthic.cost import page
+    from benthic.cost.planner import plan_page, plan_tables
+
     if asked.compare:
         plans, failed = _elsewhere(asked, catalog)
         if as_json:
@@ -61,7 +80,7 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
             _dump([*(plan_page.to_dict(one, catalog, why=why) for one in plans), *refused])
         else:
             page.print_page(plan_tables.compared(plans, catalog, failed, why=why))
-        return 0
+        return
     if not asked.config and not asked.numbers:
         from benthic.cost.planner.sizes import sizes
 
@@ -72,13 +91,12 @@ def ask(asked: Asked, *, why: bool, as_json: bool) -> int:
             _dump([{"ratio": s.ratio, "for": s.about} | d for s, d in zip(found, data)])
         else:
             page.print_page(plan_tables.largest(found, asks, catalog, why=why))
-        return 0
+        return
     one = plan(question(asked, catalog), catalog)
     if as_json:
         _dump(plan_page.to_dict(one, catalog, why=why))
     else:
         page.print_page(plan_page.story(one, catalog, why=why))
-    return 0
 
 
 def _dump(found: Any) -> None:
@@ -117,10 +135,11 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
     names = [name.strip() for name in asked.compare.split(",") if name.strip()]
     if not names:
         raise CostError(f"--compare is {asked.compare!r}: name GPUs, like h100,h200,b200")
-    plans, failed = [], []
-    for name in dict.fromkeys(catalog.gpu(name).name for name in names):
+    plans, failed = list[Plan](), list[tuple[str, str]]()
+    for name in dict.fromkeys(names):
         try:
-            plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
+            if catalog.gpu_name(name) not in {one.gpu.name for one in plans}:
+                plans.append(plan(question(replace(asked, gpu=name), catalog), catalog))
         except CostError as error:
             failed.append((name, str(error)))
     if not plans:
@@ -130,9 +149,14 @@ def _elsewhere(asked: Asked, catalog: Catalog) -> tuple[list[Plan], list[tuple[s
 
 def question(asked: Asked, catalog: Catalog) -> Question:
     """What is asked, in numbers; CostError names the figure that cannot be."""
+    if "," in asked.gpu:
+        raise CostError(
+            f"--gpu is {shown(asked.gpu)}, and a plan is on one: compare several with --compare"
+        )
     gpu = catalog.gpu(asked.gpu or USUAL_GPU)
     network, released, said = _network(asked)
     layout = _layout(asked)
+    optimizer: Optimizer = units.choice(asked.optimizer, "--optimizer", get_args(Optimizer))  # type: ignore[assignment]
     check_gpus(asked.gpus)
     check_seq(asked.seq)
     named, usual = _precision(asked, gpu), _usual(gpu, released)
@@ -141,19 +165,19 @@ def question(asked: Asked, catalog: Catalog) -> Question:
         said = (*said, RELEASED)
     if layout is not None:
         layout = replace(layout, precision=precision)
-        if asked.optimizer == "muon":
+        if optimizer == "muon":
             layout = replace(layout, optimizer="muon")
     return Question(
         shape=network,
         gpu=gpu.name,
         gpus=asked.gpus if layout is None or asked.gpus else layout.gpus,
-        tokens=_tokens(asked.tokens) if asked.tokens else None,
+        tokens=units.count(asked.tokens, "tokens") if asked.tokens else None,
         days=_days(asked.days) if asked.days else None,
-        budget=_budget(asked.budget) if asked.budget else None,
+        budget=units.money(asked.budget) if asked.budget else None,
         seq=asked.seq,
         precision=precision,
         usual=usual,
-        optimizer=asked.optimizer,
+        optimizer=optimizer,
         layout=layout,
         batch=units.count(asked.batch, "--batch-tokens", high=1e10) if asked.batch else None,
         rent=rent_of(asked.rent),
@@ -168,17 +192,18 @@ def question(asked: Asked, catalog: Catalog) -> Question:
 def check_gpus(gpus: int | None) -> None:
     """CostError for a number of GPUs that cannot be."""
     if gpus is not None and not 1 <= gpus <= MOST_GPUS:
-        raise CostError(f"--count is {gpus}: give 1 to {MOST_GPUS:,} GPUs")
+        raise CostError(f"--count is {gpus:,}: give 1 to {MOST_GPUS:,} GPUs")
 
 
 def check_seq(seq: int | None) -> None:
     """CostError for a sequence that cannot be."""
     if seq is not None and not 1 <= seq <= 10**7:
-        raise CostError(f"--seq is {seq}: give 1 to 10,000,000 tokens")
+        raise CostError(f"--seq is {seq:,}: give 1 to 10,000,000 tokens")
 
 
 def _days(text: str) -> float:
     """--days 30 is said in its name; other units are written."""
+    units.refuse_either(text, "--days")
     try:
         days = float(text)
     except ValueError:
@@ -188,39 +213,18 @@ def _days(text: str) -> float:
     return days
 
 
-def _tokens(text: str) -> float:
-    tokens = units.count(text, "tokens")
-    if tokens > 1e16:
-        raise CostError(f"tokens is {text}: nobody has so much text, give at most 10,000T")
-    return tokens
-
-
-def _budget(text: str) -> float:
-    dollars = units.money(text)
-    if re.fullmatch(r"\D*\d{1,3}\.\d{3}\D*", text) and not re.search(r"\d\s*[kmbt]", text.lower()):
-        whole = re.sub(r"[^\d]", "", text)
-        raise CostError(
-            f"the budget is {text}, which is {dollars:g} dollars here and {whole} elsewhere: write "
-            f"{whole} or {dollars:.2f}"
-        )
-    if dollars > 1e12:
-        raise CostError(f"the budget is {text}: give at most a million millions, like $5.6M")
-    return dollars
-
-
 def _network(asked: Asked) -> tuple[Shape, bool, tuple[str, ...]]:
     """The network, whether it was released in fp8, and what was assumed of it."""
     if asked.config and asked.numbers:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in asked.numbers)
         raise CostError(f"{asked.config!r} names a network and so do {named}: leave one of them")
     if asked.config:
-        return shape(asked.config), in_fp8(asked.config), ()
+        found = shape(asked.config)
+        return found, in_fp8(asked.config), found.left_out
     numbers: dict[str, Any] = {
-        name: units.count(value, "params") if name == "params" else value
+        name: units.count(value, name) if name in ("params", "active") else value
         for name, value in asked.numbers.items()
     }
-    if "active" in numbers:
-        numbers["active"] = units.count(numbers["active"], "active", low=1e3, high=1e16)
     if not numbers:
         numbers = {"params": 1e9}  # each size that is tried takes its place
     called = asked.numbers.get("params", "").strip().upper()
@@ -245,7 +249,8 @@ def _precision(asked: Asked, gpu: Gpu) -> Precision | None:
     """The one that is named, by flag or in the layout, if the GPU has it; None: none is."""
     words = re.split(r"[\s,]+", asked.layout.strip().lower())
     in_layout = next((word for word in words if word in get_args(Precision)), "")
-    flag = "" if asked.precision == "auto" else asked.precision
+    flag = units.choice(asked.precision, "--precision", ("auto", *get_args(Precision)))
+    flag = "" if flag == "auto" else flag
     if flag and in_layout and flag != in_layout:
         raise CostError(f"--precision is {flag} and --layout says {in_layout}: leave one of them")
     named = flag or in_layout
@@ -280,9 +285,5 @@ def rent_of(text: str) -> float | None:
     """US dollars an hour of one GPU, or None where nothing is given."""
     if not text:
         return None
-    dollars = units.money(
-        re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip()), "--rent", like="2.10"
-    )
-    if dollars > 1000:
-        raise CostError(f"--rent is {text}: give US dollars an hour of one GPU, up to 1000")
-    return dollars
+    bare = re.sub(r"(?i)\s*/\s*(gpu-?)?h(our|r)?$", "", text.strip())
+    return units.money(bare, "--rent", high=1000, like="2.10")

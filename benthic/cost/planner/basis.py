@@ -1,8 +1,8 @@
 """What a plan knows before anything is drawn: layout, step, goodput, and hours of real runs.
 
 `basis` takes a question whose number of GPUs is settled, `fixed` says how many would do where that
-number does not hold the network, and `held` takes more until it does. What real runs lose against
-clean ones is `usual`'s to say.
+number does not hold the network, and `held` takes more until it does, or fewer until they share a
+step. What real runs lose against clean ones is `usual`'s to say.
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +12,11 @@ from math import ceil, log2
 from benthic.cost.catalog.load import Catalog, CostError, Gpu
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
-from benthic.cost.planner.choose import Choice, fastest, usual_batch
+from benthic.cost.planner.choose import Choice, TooFewSequences, fastest, usual_batch
 from benthic.cost.planner.practice import Practice
+from benthic.cost.planner.published_batch import published_batch
 from benthic.cost.planner.usual import USUAL_SEQ, most_alike, usual_practice
+from benthic.cost.planner.words import plural
 from benthic.cost.step.calibrate import Constants, load_constants
 from benthic.cost.step.goodput import Goodput, usual_goodput
 from benthic.cost.step.layout import Layout, Optimizer, Precision, fault, nearest
@@ -29,7 +31,8 @@ RELEASED = (
     "trained in bf16 (--precision bf16)"
 )
 _FEW_STEPS = 100
-_STATE = 12.0  # bytes a parameter of AdamW's moments and master copy, sharded over all GPUs
+# Bytes a parameter of moments and the master copy, sharded over all GPUs; Muon's at least.
+_STATE: dict[Optimizer, float] = {"adamw": 12.0, "muon": 8.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,8 @@ class Basis:
     gpu: Gpu
     gpus: int
     tokens: float
+    batch: int
+    """tokens a step that the layout was to have; those that it has are the step's"""
     choice: Choice
     step: Step
     good: Goodput
@@ -81,25 +86,29 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
     gpu = catalog.gpu(question.gpu)
     shape, notes = question.shape, list[str]()
     seq, tokens = question.seq or USUAL_SEQ, question.tokens or 1e12
-    batch = round(question.batch or usual_batch(shape, gpus))
     constants = load_constants()
-    if question.layout is None:
-        choice = _fastest(shape, gpu, gpus, seq, batch, question.precision, question.optimizer)
-    else:
-        choice = _given(question.layout, question, gpu, gpus, batch, constants)
+    batch, about, choice = _batched(question, catalog, gpu, gpus)
     step = step_time(shape, choice.layout, gpu, seq, constants)
-    if question.batch is None and question.layout is None:
-        notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, usual at this size (--batch-tokens)")
-    if tokens < _FEW_STEPS * step.tokens:
-        notes.append(f"{max(1, round(tokens / step.tokens))} steps only: --batch-tokens sets more")
+    if tokens < 0.999 * step.tokens:
+        raise CostError(
+            f"{plural(round(tokens), 'token')} are less than one step of {step.tokens:,}: give "
+            "more, or fewer --batch-tokens"
+        )
+    whole = abs(step.tokens / batch - 1) < 0.01
+    if question.batch is None or not whole:
+        rounded = "" if whole else ", rounded to what the layout divides"
+        notes.append(f"{step.tokens / 1e6:.3g}M tokens a step, {about}{rounded} (--batch-tokens)")
+    steps = steps_of(tokens, step)
+    if steps < _FEW_STEPS:
+        notes.append(f"{plural(steps, 'step')} only: --batch-tokens sets more")
     if not shape.learned_positions and 0 < shape.max_positions < seq:
         notes.append(
-            f"sequences of {seq:,} tokens, more than the {shape.max_positions:,} that "
+            f"sequences of {plural(seq, 'token')}, more than the {shape.max_positions:,} that "
             f"{shape.name}'s config has positions for"
         )
     good = usual_goodput(catalog, gpus)
     flops = 3 * forward_flops_per_token(shape, seq) * tokens
-    clean = step.total.value * step.gpus / step.tokens * tokens / good.useful / 3600
+    clean = step.total.value * step.gpus * steps / good.useful / 3600
     precision = question.usual or question.precision
     hours = usual_practice(shape, gpu, precision).of(clean)
     like = most_alike(gpu).name
@@ -124,6 +133,7 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         gpu=gpu,
         gpus=gpus,
         tokens=tokens,
+        batch=batch,
         choice=choice,
         step=step,
         good=good,
@@ -131,6 +141,37 @@ def basis(question: Question, catalog: Catalog, gpus: int) -> Basis:
         flops=flops,
         notes=tuple(notes),
     )
+
+
+def steps_of(tokens: float, step: Step) -> int:
+    """Steps of a run, the last one whole."""
+    return max(1, ceil(tokens / step.tokens - 1e-3))
+
+
+def _batched(question: Question, catalog: Catalog, gpu: Gpu, gpus: int) -> tuple[int, str, Choice]:
+    """Tokens a step, whose they are, and the layout for them: the question's own, what the very
+    network was published with where a layout shares that, or the usual ones."""
+    usual = usual_batch(question.shape, gpus)
+    if question.batch is not None:
+        batch = round(question.batch)
+        return batch, f"for the {batch:,} that you gave", _laid_out(question, gpu, gpus, batch)
+    run = published_batch(question.shape, catalog)
+    if run is None:
+        return usual, "usual at this size", _laid_out(question, gpu, gpus, usual)
+    try:
+        choice = _laid_out(question, gpu, gpus, run.tokens)
+        return run.tokens, f"as {run.run} was published with", choice
+    except CostError:
+        about = f"usual at this size, since no layout here holds the {run.tokens:,} of {run.run}"
+        return usual, about, _laid_out(question, gpu, gpus, usual)
+
+
+def _laid_out(question: Question, gpu: Gpu, gpus: int, batch: int) -> Choice:
+    """The layout that the question names, or the fastest."""
+    if question.layout is not None:
+        return _given(question.layout, question, gpu, gpus, batch, load_constants())
+    seq = question.seq or USUAL_SEQ
+    return _fastest(question.shape, gpu, gpus, seq, batch, question.precision, question.optimizer)
 
 
 @lru_cache(maxsize=256)
@@ -173,8 +214,15 @@ def _given(
         raise CostError(text)
     layout.check(shape, gpus, gpu.per_node)
     if layout.micro_batches == 1:
-        rounds = max(1, round(batch / seq / (layout.data * layout.micro_batch)))
-        layout = replace(layout, micro_batches=rounds)
+        least = layout.data * layout.micro_batch
+        rounds = round(batch / seq / least)
+        if question.batch is not None and rounds < 1:
+            raise CostError(
+                f"the layout {layout.describe()!r} takes {plural(least, 'sequence')} of {seq:,} "
+                f"tokens a step at least, {least * seq:,} in all, and --batch-tokens is "
+                f"{batch:,}: raise it, or lower dp or mb"
+            )
+        layout = replace(layout, micro_batches=max(1, rounds))
     held = fits(shape, layout, gpu, seq)
     took = sum(seconds(shape, layout, gpu, seq, constants).values())
     return Choice(layout, took, held, 1, 0)
@@ -216,15 +264,15 @@ def fixed(question: Question, catalog: Catalog) -> Basis:
             raise
         if near.layout:
             raise CostError(f"{error}; {near.sentence}") from None
-        text = f"{near.sentence}: set --count, or take a GPU with more memory"
-        raise DoesNotFit(text) from None
+        remedy = ": set --count, or take" if near.missing else " (--seq), or take"
+        raise DoesNotFit(f"{near.sentence}{remedy} a GPU with more memory") from None
 
 
 def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
     """The nearest layout that fits; None where the given one fits or cannot be looked at."""
     layout = question.layout
     if layout is None:
-        layout = Layout(data=gpus, precision=question.precision)
+        layout = Layout(data=gpus, precision=question.precision, optimizer=question.optimizer)
     try:
         if question.layout is not None:
             layout.check(question.shape, gpus, gpu.per_node)
@@ -236,24 +284,25 @@ def _near(question: Question, gpu: Gpu, gpus: int, seq: int) -> Fit | None:
 
 
 def held(question: Question, catalog: Catalog, gpus: int) -> Basis:
-    """On so many GPUs, or on as many more as it takes to hold the network."""
+    """On so many GPUs, on as many more as it takes to hold the network, or on as many fewer as
+    share its step."""
     gpu = catalog.gpu(question.gpu)
     if question.layout is not None:
         return basis(question, catalog, gpus)
-    least = _STATE * parameters(question.shape)["total_with_mtp"] / usable(gpu)
-    first = gpus = max(gpus, nodes(least, gpu))
-    while gpus <= MOST_GPUS:
+    tried = set[int]()
+    least = _STATE[question.optimizer] * parameters(question.shape)["total_with_mtp"] / usable(gpu)
+    gpus = max(gpus, nodes(least, gpu))
+    while gpus <= MOST_GPUS and gpus not in tried:
+        tried.add(gpus)
         try:
             return basis(question, catalog, gpus)
         except DoesNotFit:
             gpus = nodes(2 * gpus, gpu)
-        except CostError:
-            if gpus == first:
-                raise
-            break
+        except TooFewSequences:
+            gpus = nodes(gpus / 2, gpu)
     raise CostError(
         f"no number of {gpu.name} up to {MOST_GPUS:,} holds {question.shape.name} and shares the "
-        "batch: take a GPU with more memory, or raise --batch-tokens"
+        "batch: take a GPU with more memory, raise --batch-tokens, or lower --seq"
     )
 
 

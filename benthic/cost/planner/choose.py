@@ -8,13 +8,14 @@ has chosen follow the model's size.
 
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from math import log2
+from math import inf, log2
 from typing import get_args
 
 from benthic.cost.catalog.load import Catalog, CostError, Gpu
 from benthic.cost.network.activations import Recompute
 from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
+from benthic.cost.planner.words import plural
 from benthic.cost.step.calibrate import load_constants
 from benthic.cost.step.goodput import usual_goodput
 from benthic.cost.step.layout import Layout, Optimizer, Precision, candidates
@@ -25,6 +26,10 @@ from benthic.cost.step.work import Memo
 USUAL_DAYS = 40  # an assumption: published runs took 10 to 90
 MOST_GPUS = 16384
 _MORE: tuple[Recompute, ...] = get_args(Recompute)  # none, selective, full
+
+
+class TooFewSequences(CostError):
+    """A step of so many sequences cannot be shared by so many GPUs; fewer may share it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,11 @@ def fastest(
 ) -> Choice:
     """The fastest layout on `gpus` GPUs for steps of about `batch` tokens (0: `usual_batch`).
 
-    Raises CostError where no layout divides the batch, DoesNotFit where none fits.
+    Raises TooFewSequences where no layout shares the batch, DoesNotFit where none fits.
     """
     constants, memo = load_constants(), Memo()
     sequences = max(1, (batch or usual_batch(shape, gpus)) // seq)
-    tried = found = 0
+    least, tried, found = inf, 0, 0
     waiting: list[tuple[float, int, float, Layout]] = []
 
     def time(layout: Layout) -> None:
@@ -63,17 +68,21 @@ def fastest(
         step = sum(seconds(shape, layout, gpu, seq, constants, memo).values())
         heappush(waiting, (step / layout.batch, found, step, layout))
 
-    for one in candidates(shape, gpus, gpu.per_node, seq=seq, precision=precision):
+    for one in candidates(
+        shape, gpus, gpu.per_node, seq=seq, precision=precision, optimizer=optimizer
+    ):
+        least = min(least, one.data * one.micro_batch)
         micro = sequences / (one.data * one.micro_batch)
         if micro < 1:
             continue
         tried += 1
         if one.recompute == _MORE[0]:  # to compute again takes longer and saves memory
-            time(replace(one, micro_batches=round(micro), optimizer=optimizer))
+            time(replace(one, micro_batches=round(micro)))
     if not tried:
-        raise CostError(
-            f"{sequences} sequences a step are too few for {gpus} GPUs: use fewer GPUs or a batch "
-            f"of {2 * sequences * seq} tokens"
+        raise TooFewSequences(
+            f"steps of {plural(sequences, 'sequence')} of {plural(seq, 'token')} are too few for "
+            f"{plural(gpus, 'GPU')}: use fewer (--count), or {least * seq:,} tokens a step "
+            "(--batch-tokens)"
         )
     too_large = 0
     while waiting:
@@ -86,8 +95,8 @@ def fastest(
             more = _MORE[_MORE.index(layout.recompute) + 1]
             time(replace(layout, recompute=more))
     raise DoesNotFit(
-        f"{shape.name} fits {gpus} {gpu.name} in no layout with {sequences} sequences a step: use "
-        "more GPUs or GPUs with more memory"
+        f"{shape.name} fits {gpus:,} {gpu.name} in no layout with {plural(sequences, 'sequence')} "
+        "a step: use more GPUs or GPUs with more memory"
     )
 
 

@@ -5,15 +5,11 @@ other tokens go in proportion. A plan leans on such a run most, so that it comes
 `benchmarks/plan_runs.py` leaves each run out.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benthic.cost.catalog.load import Catalog
-from benthic.cost.network.flops import parameters
-from benthic.cost.network.read_shape import from_row
 from benthic.cost.planner.plan import Plan
-
-_CLOSE = 0.01  # of the parameters
+from benthic.cost.planner.published_batch import same_parameters
 
 
 @dataclass(frozen=True)
@@ -32,14 +28,9 @@ def disclosed(plan: Plan, catalog: Catalog) -> list[Disclosed]:
     for row in sorted(catalog.table("runs"), key=lambda row: row["date"]):
         if not row["tokens_t"] or not row["gpu_hours"] or row["model"] not in widths:
             continue
-        gpu = catalog.gpu(row.get("gpu_exact") or row["gpu"])
-        if gpu.name == plan.gpu.name and _same(plan, widths[row["model"]]):
+        gpu = catalog.gpu_name(row.get("gpu_exact") or row["gpu"])
+        if gpu == plan.gpu.name and same_parameters(plan.question.shape, widths[row["model"]]):
             tokens = float(row["tokens_t"]) * 1e12
             hours = float(row["gpu_hours"]) * plan.tokens / tokens
             found.append(Disclosed(row["model"], hours, tokens))
     return found
-
-
-def _same(plan: Plan, widths: Mapping[str, str]) -> bool:
-    here, there = parameters(plan.question.shape), parameters(from_row(widths))
-    return all(abs(here[n] / there[n] - 1) < _CLOSE for n in ("total", "active"))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from benthic.cost.catalog.load import Catalog, CostError, Gpu
 from benthic.cost.planner.basis import Basis, Question, basis
-from benthic.cost.planner.choose import usual_batch
 
 LEAST = 0.95  # of the GPUs that there are
 _MOST_TRIED = 4
@@ -30,8 +29,7 @@ def fewer(question: Question, known: Basis, catalog: Catalog) -> Fewer | None:
     None where all are best, and where the layout is given."""
     if question.layout is not None or question.pace is not None:
         return None
-    batch = question.batch or usual_batch(question.shape, known.gpus)
-    asked = replace(question, batch=batch)
+    asked = replace(question, batch=known.batch)
     tried = []
     for count in counts(known.gpus, known.gpu):
         try:

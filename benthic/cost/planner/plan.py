@@ -3,7 +3,8 @@
 The way: choose a layout (`choose`), time its step (`speed`), take away what failures and
 checkpoints cost (`goodput`) and what real runs lose against clean steps (`practice`), multiply by
 prices (`catalog`). P10, P50 and P90 come from one Monte Carlo over all of these, half of the draws
-of each on either side of its value, so that medians multiply out: hours times rent is the money.
+of each on either side of its value. The money's median is hours times rent where the rent's range
+is even, and lies to the side to which that is wide: a page says both, and by how much they differ.
 Solved the other way: tokens for a budget or for days, GPUs for a date. `sizes` asks how large.
 
 Left out, and said so in every plan: research, failed runs, data and people, which cost several
@@ -13,14 +14,28 @@ times the final run (`benthic cost deepseek` shows how many).
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from datetime import date as Day
+from math import floor, inf
 from statistics import NormalDist
 
+from benthic.cost.catalog import figures
 from benthic.cost.catalog.load import Catalog, CostError, Figure, Gpu
-from benthic.cost.planner.basis import MOST_GPUS, Basis, Question, basis, check, fixed, held, nodes
+from benthic.cost.page import money
+from benthic.cost.planner.basis import (
+    MOST_GPUS,
+    Basis,
+    Question,
+    basis,
+    check,
+    fixed,
+    held,
+    nodes,
+    steps_of,
+)
 from benthic.cost.planner.choose import Choice
 from benthic.cost.planner.fewer import Fewer, fewer
 from benthic.cost.planner.practice import TENTH, Practice
+from benthic.cost.planner.words import given_days, plural, time
 from benthic.cost.spread import Spread, spread
 from benthic.cost.step.goodput import Goodput
 from benthic.cost.step.layout import Layout
@@ -29,6 +44,8 @@ from benthic.cost.step.speed import Step, forward_flops_per_token
 DRAWS = 2000
 _TOKENS = 1e12  # of a trial, whose hours and dollars are then scaled
 DAYS = 30.0  # that a run may take where nobody says how long or how many GPUs
+LONGEST = 3650.0  # days of MOST_GPUS; beyond, a budget is a slip
+STALE = 180  # days, beyond which a price is said to be old
 USUAL_MOST = 1 << 16  # GPUs where nobody says: no published run took more
 REACHED = 0.35  # of the peak: where the search for GPUs or sizes begins
 POWER = ("avg_power_fraction", "pue")
@@ -76,6 +93,21 @@ class Plan:
         return self.dollars.p50 / self.gpu_hours.p50
 
     @property
+    def rent_age(self) -> int:
+        """Days from the rent's date to the one that was asked for, or to today; 0: it has none."""
+        today, asked = Day.today(), self.question.date
+        if not self.rent.date:
+            return 0
+        until = min(today, figures.days(asked)[1]) if asked else today
+        return max(0, (until - figures.days(self.rent.date)[1]).days)
+
+    @property
+    def late(self) -> bool:
+        """Whether no number of GPUs that was tried is done in the days, by the median."""
+        most = self.question.days
+        return self.solved == "gpus" and most is not None and self.days.p50 > most
+
+    @property
     def over(self) -> float:
         """What P90 takes over the budget or the days, of whichever it exceeds more; 0: neither was
         given."""
@@ -85,7 +117,12 @@ class Plan:
     @property
     def clean_hours(self) -> float:
         """GPU-hours of clean steps, without failures."""
-        return self.step.total.value * self.step.gpus / self.step.tokens * self.tokens / 3600
+        return self.step.total.value * self.step.gpus * self.steps / 3600
+
+    @property
+    def steps(self) -> int:
+        """Whole ones."""
+        return steps_of(self.tokens, self.step)
 
 
 def plan(question: Question, catalog: Catalog) -> Plan:
@@ -95,7 +132,9 @@ def plan(question: Question, catalog: Catalog) -> Plan:
     notes = list[str]()
     if question.seq is None:
         seq = min(4096, question.shape.max_positions or 4096)
-        notes.append(f"sequences of {seq:,} tokens, as most pretraining has; --seq sets others")
+        notes.append(
+            f"sequences of {plural(seq, 'token')}, as most pretraining has; --seq sets others"
+        )
         question = replace(question, seq=seq)
     check(question, catalog)
     if question.tokens is None:
@@ -108,10 +147,14 @@ def plan(question: Question, catalog: Catalog) -> Plan:
 
 
 def rent_of(question: Question, catalog: Catalog, gpu: Gpu) -> Figure:
-    """US dollars a GPU-hour: the question's own, or the catalog's of its date."""
+    """US dollars a GPU-hour: the question's own, or the catalog's of its date, which is no later
+    than today."""
+    date, today = question.date, Day.today()
+    if date and figures.days(date)[0] > today:
+        raise CostError(f"--date is {date}, of which no price is known yet: give one up to {today}")
     if question.rent is None:
         try:
-            found = catalog.rent(gpu.name, question.date)
+            found = catalog.rent(gpu.name, date)
         except CostError as error:
             raise CostError(f"{error}, or give --rent") from None
         if found.low <= 0:
@@ -215,12 +258,8 @@ def _gpus_for(
     question: Question, catalog: Catalog, gpu: Gpu, rent: Figure, notes: list[str]
 ) -> Plan:
     """The fewest whole nodes that are done in the days, by P50."""
-    days, most = question.days or DAYS, MOST_GPUS
-    if question.days is None:
-        most = USUAL_MOST
-        notes.append(
-            f"as many GPUs as finish in {DAYS:.0f} days, at most {most:,} (--count, --days)"
-        )
+    days = question.days or DAYS
+    most = MOST_GPUS if question.days else USUAL_MOST
     tokens = question.tokens or 0.0
     flops = 3 * forward_flops_per_token(question.shape, question.seq or 4096) * tokens
     gpus = min(nodes(flops / (REACHED * gpu.peak * days * 86400), gpu), most)
@@ -228,6 +267,8 @@ def _gpus_for(
     for _ in range(12):
         known = held(question, catalog, gpus)
         tried[known.gpus] = known
+        if known.gpus < gpus:  # more do not share the step
+            break
         gpus = min(nodes(known.hours.p50 / 24 / days, gpu), most)
         if any(one <= gpus <= found.gpus for one, found in tried.items()) or gpus in tried:
             break
@@ -236,8 +277,9 @@ def _gpus_for(
         chosen = min(in_time, key=lambda one: one.gpus)
     else:
         chosen = min(tried.values(), key=lambda one: one.hours.p50 / one.gpus)
-        if question.days is not None:
-            notes.append("no number of GPUs that was tried is done in time by the median")
+    if question.days is None:
+        aim = f"finish in {DAYS:.0f} days" if in_time else f"come nearest to {DAYS:.0f} days"
+        notes.append(f"as many GPUs as {aim}, at most {most:,} (--count, --days)")
     return _answer(question, chosen, catalog, rent, notes, "gpus")
 
 
@@ -259,12 +301,14 @@ def _tokens_for(
         (question.budget or inf) / one.dollars.p50,
         (question.days or inf) / one.days.p50,
     )
-    if _TOKENS * most < known.step.tokens:
+    step = known.step
+    steps = floor(most * steps_of(_TOKENS, step) + 1e-6)
+    if steps < 1:
         raise CostError(
-            f"that buys {_TOKENS * most:,.3g} tokens, less than one step of {question.shape.name}: "
-            "raise --budget or --days, or name a smaller network"
+            f"that buys {_TOKENS * most:,.0f} tokens, less than one step of {step.tokens:,} of "
+            f"{question.shape.name}: raise --budget or --days, or name a smaller network"
         )
-    asked = replace(question, tokens=_TOKENS * most)
+    asked = replace(question, tokens=float(steps * step.tokens))
     return _answer(question, basis(asked, catalog, gpus), catalog, rent, notes, "tokens")
 
 
@@ -281,7 +325,15 @@ def means(question: Question, gpu: Gpu, rent: Figure, notes: list[str]) -> tuple
             raise CostError("--days alone buys no tokens: give --count or --budget too")
         days = question.days or DAYS
         gpus = min(nodes(hours / (days * 24), gpu), MOST_GPUS)
-        notes.append(f"{gpus:,} GPUs, which spend it in {days:.3g} days at most (--count)")
+        took = min(hours / 24 / gpus, question.days or inf)
+        if took > LONGEST:
+            raise CostError(
+                f"{money(question.budget)} buy {hours:,.3g} GPU-hours of {gpu.name}, {time(took)} "
+                f"of {gpus:,}, and a plan takes {time(LONGEST)} at most: lower --budget, or give "
+                "--days or --count"
+            )
+        most = ", the most that a plan takes" if gpus == MOST_GPUS else ""
+        notes.append(f"{gpus:,} GPUs{most}, for {given_days(took)} at most (--count)")
     if question.days is not None:
         hours = min(hours, question.days * 24 * gpus)
     return gpus, hours

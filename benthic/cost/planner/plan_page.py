@@ -2,15 +2,12 @@
 
 Several plans beside each other are `plan_tables`."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benthic.cost.catalog.figures import explain
 from benthic.cost.catalog.load import Catalog
 from benthic.cost.network.flops import parameters
 from benthic.cost.page import (
-    Number,
     Page,
     Points,
     Prose,
@@ -20,39 +17,27 @@ from benthic.cost.page import (
     money,
     share,
 )
+from benthic.cost.planner import plain
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.disclosed import disclosed
-from benthic.cost.planner.plan import POWER, TARIFF, Plan
-from benthic.cost.planner.usual import most_alike
+from benthic.cost.planner.plan import STALE, Plan
+from benthic.cost.planner.sources import PROGRAMMES, lines, sources
+from benthic.cost.planner.words import (
+    count,
+    dollars,
+    energy,
+    given_days,
+    pace,
+    plural,
+    price,
+    seconds_of,
+    time,
+)
 from benthic.cost.spread import Spread
-from benthic.cost.step import calibrate
-from benthic.cost.step.goodput import FAILURES
 from benthic.cost.step.memory import usable
 from benthic.cost.step.speed import CLASSES
 
-_SPECIFIED = (
-    *("bf16_flops", "fp16_flops", "fp8_flops", "memory", "bandwidth"),
-    *("scale_up", "scale_out", "per_node", "server_watts"),
-)
-_PROGRAMMES = ("rd_multiplier", "rd_multiplier.olmo-3", "rd_multiplier.olmo-2")
 _ENOUGH = 0.8  # goodput, below which the verdict says so
-
-
-def count(number: float) -> str:
-    """671B, 14.8T, 512: three digits and a scale."""
-    number = float(f"{number:.3g}")
-    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= scale:
-            return digits(number / scale, 3) + letter
-    return digits(number, 3)
-
-
-def dollars(amount: float) -> str:
-    """An estimate of US dollars: three digits, cents below a hundred; `money` is for given ones."""
-    if amount < 100:
-        return money(amount) if amount >= 0.1 else f"${amount:.1g}"
-    amount = float(f"{amount:.3g}")
-    return f"${amount:,.0f}" if amount < 1e6 else f"${count(amount)}"
 
 
 def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
@@ -63,8 +48,9 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         work = f"{means(plan.question)} {name} on {count(plan.tokens)} tokens with "
         work += f"{plan.gpus:,} {plan.gpu.name}"
     verdict = (
-        f"{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
+        f"{late(plan)}{work}: {time(plan.days.p50)}, {count(plan.gpu_hours.p50)} GPU-hours, "
         f"{dollars(plan.dollars.p50)} by the median run{_odds(plan)}.{_sure(plan)}{_lost(plan)}"
+        f"{stale(plan)}"
     )
     sections = [_figures(plan), _layout(plan), _hours(plan, catalog), left_out(plan, catalog)]
     if why:
@@ -73,23 +59,36 @@ def story(plan: Plan, catalog: Catalog, *, why: bool = False) -> Page:
         title=f"Plan: {name}",
         verdict=verdict,
         about=_about(plan),
-        numbers=(
-            Number(label="time", value=time(plan.days.p50), note=span(plan.days, time)),
-            Number(
-                label="rent",
-                value=dollars(plan.dollars.p50),
-                note=span(plan.dollars, dollars),
-            ),
-        ),
+        numbers=(),
         sections=sections,
+    )
+
+
+def late(plan: Plan) -> str:
+    """Where no number of GPUs meets the days."""
+    if not plan.late:
+        return ""
+    days = given_days(plan.question.days or 0.0)
+    return f"No number of GPUs that was tried is done in {days}. "
+
+
+def stale(plan: Plan) -> str:
+    """Where the rent is old at the date that was asked for."""
+    if plan.rent_age <= STALE:
+        return ""
+    asked = plan.question.date
+    return (
+        f" The price, {price(plan.rent.value)} an hour, is of {plan.rent.date}, "
+        f"{plan.rent_age:,} days {f'before {asked}' if asked else 'ago'}, and nothing newer is "
+        "known: --rent sets another."
     )
 
 
 def means(question: Question) -> str:
     """What there is to spend, up to the verb: $50,000 trains; 30 days train."""
     if question.budget is None:
-        return f"{_days(question.days)} train"
-    within = f" within {_days(question.days)}" if question.days else ""
+        return f"{given_days(question.days or 0.0)} train"
+    within = f" within {given_days(question.days)}" if question.days else ""
     return f"{money(question.budget)}{within} trains"
 
 
@@ -97,7 +96,10 @@ def _odds(plan: Plan) -> str:
     """How likely the limits hold that the question set beside the tokens."""
     if plan.solved == "tokens":
         return ""
-    limits = {"budget": money(plan.question.budget or 0), "days": _days(plan.question.days)}
+    limits = {
+        "budget": money(plan.question.budget or 0.0),
+        "days": given_days(plan.question.days or 0.0),
+    }
     said = [f"{share(odds)} within {limits[name]}" for name, odds in plan.odds.items()]
     return f"; {' and '.join(said)}" if said else ""
 
@@ -126,16 +128,12 @@ def _lost(plan: Plan) -> str:
     )
 
 
-def _days(days: float | None) -> str:
-    return f"{days or 0:.3g} day{'s' * (days != 1)}"
-
-
 def _about(plan: Plan) -> str:
     counts = parameters(plan.question.shape)
     sparse = f", {count(counts['active'])} active" if counts["active"] < counts["total"] else ""
     return (
         f"{count(counts['total'])} parameters{sparse}; "
-        f"{plan.layout.precision}, sequences of {plan.seq:,} tokens. "
+        f"{plan.layout.precision}, sequences of {plural(plan.seq, 'token')}. "
         "P10 to P90 holds four of five runs like this one."
     )
 
@@ -145,14 +143,11 @@ def _figures(plan: Plan) -> Section:
         _row("time", plan.days, time),
         _row("GPU-hours", plan.gpu_hours, count),
         _row("rent", plan.dollars, dollars),
-        _row("energy", plan.megawatt_hours, _energy),
+        _row("energy", plan.megawatt_hours, energy),
         _row("electricity, part of the rent", plan.energy_dollars, dollars),
-        _row("tokens/s a GPU", plan.pace, _pace),
+        _row("tokens/s a GPU", plan.pace, pace),
         _row("MFU", plan.mfu, share),
     ]
-    rent = plan.rent
-    dated = f" of {rent.date}" if rent.date else ""
-    span = f" (${rent.low:.2f} to ${rent.high:.2f})" if rent.low < rent.high else ""
     peak = "bf16" if plan.gpu.has_bf16 else "fp16"
     return Section(
         title="What it takes",
@@ -161,20 +156,30 @@ def _figures(plan: Plan) -> Section:
                 columns=("", "P10", "P50", "P90"),
                 rows=rows,
                 right=("P10", "P50", "P90"),
-                note=f"Rent: ${rent.value:.2f} a GPU-hour{dated}{span}. MFU is of the dense {peak} "
-                f"peak, causal attention counted once.{_above(plan)}",
+                note=f"{_priced(plan)} MFU is of the dense {peak} peak, causal attention counted "
+                "once.",
             )
         ],
     )
 
 
-def _above(plan: Plan) -> str:
-    """Where the range of the rent lies to one side of it, so that medians do not multiply out."""
-    off = plan.dollars.p50 / (plan.gpu_hours.p50 * plan.rent.value)
-    if abs(off - 1) < 0.02:
-        return ""
-    way = "above" if off > 1 else "below"
-    return f" The median rent is {share(abs(off - 1))} {way} hours times price, as its range is."
+def _priced(plan: Plan) -> str:
+    """The price with its range, times the hours, and how far the median of the rent is from that:
+    where the range lies to one side, so does the money."""
+    rent, hours = plan.rent, plan.gpu_hours.p50
+    dated = f" of {rent.date}" if rent.date else ""
+    ends = f" ({price(rent.low)} to {price(rent.high)})" if rent.low < rent.high else ""
+    text = (
+        f"Rent: {price(rent.value)} a GPU-hour{dated}{ends}; {count(hours)} hours x "
+        f"{price(rent.value)} = {dollars(hours * rent.value)}"
+    )
+    off = plan.dollars.p50 / (hours * rent.value) - 1
+    if abs(off) < 0.005:
+        return f"{text}."
+    return (
+        f"{text}, and the median rent is {share(abs(off))} {'above' if off > 0 else 'below'} that, "
+        f"{price(plan.price)} an hour, as the range of the price lies."
+    )
 
 
 def _layout(plan: Plan) -> Section:
@@ -195,12 +200,22 @@ def _layout(plan: Plan) -> Section:
     }
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     memory = (
-        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB on the fullest GPU, of 1e9 "
-        f"bytes each (it is sold with {plan.gpu.memory / 1e9:.0f} and counts 2^30): {listed}."
+        f"{held.total / 1e9:.0f} of {usable(plan.gpu) / 1e9:.0f} GB of 1e9 bytes on the fullest "
+        f"GPU: what a program can have of the {plan.gpu.memory / 1e9:.0f} that it is sold with. "
+        f"{listed[:1].upper()}{listed[1:]}."
     )
     return Section(
         title="Layout",
-        blocks=[Points(items=[("over the GPUs", text), *_fewer(plan), ("memory", memory)])],
+        blocks=[
+            Points(
+                items=[
+                    ("over the GPUs", text),
+                    *_fewer(plan),
+                    ("memory", memory),
+                    *plain.said(plan),
+                ]
+            )
+        ],
     )
 
 
@@ -227,21 +242,21 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
     rows = [
         (
             CLASSES[name],
-            _seconds(seconds, clean),
+            seconds_of(seconds, clean),
             share(seconds / clean),
         )
         for seconds, name in parts
     ]
     rest = clean - sum(seconds for seconds, _ in parts)
     if rest > 0.001 * clean:
-        rows.append(("the rest", _seconds(rest, clean), share(rest / clean)))
-    rows.append(("a clean step", _seconds(clean, clean), f"MFU {share(step.mfu.value)}"))
+        rows.append(("the rest", seconds_of(rest, clean), share(rest / clean)))
+    rows.append(("a clean step", seconds_of(clean, clean), f"MFU {share(step.mfu.value)}"))
     hours, useful = plan.clean_hours, plan.good.useful
     near = [name for name, _ in plan.practice.leans_on]
     real = f"what real runs took, the most alike {', '.join(near)}" if near else "your measurement"
-    steps = max(1, round(plan.tokens / step.tokens))
+    steps, verb = plural(plan.steps, "clean step"), "takes" if plan.steps == 1 else "take"
     text = (
-        f"{steps:,} clean step{'s' * (steps > 1)} take {count(hours)} GPU-hours; "
+        f"{steps} {verb} {count(hours)} GPU-hours; "
         f"{count(hours / useful)} with failures every "
         f"{time(plan.good.job_mtbf / 86400)}, checkpoints every "
         f"{time(plan.good.interval / 86400)}, restarts and stragglers (goodput {useful:.1%}); "
@@ -256,8 +271,8 @@ def _hours(plan: Plan, catalog: Catalog) -> Section:
                 rows=rows,
                 right=("time", "share"),
                 total=True,
-                note=f"A clean step takes {_seconds(step.total.low, clean)} to "
-                f"{_seconds(step.total.high, clean)}, as what machines reach has a range.",
+                note=f"A clean step takes {seconds_of(step.total.low, clean)} to "
+                f"{seconds_of(step.total.high, clean)}, as what machines reach has a range.",
             ),
             Prose(text=text),
             *([Points(items=said)] if said else []),
@@ -281,7 +296,7 @@ def left_out(plan: Plan, catalog: Catalog) -> Section:
     """What was assumed, and what a plan has not in it."""
     items = [("network", note) for note in plan.question.said]
     items += [("assumed", note) for note in plan.assumptions]
-    usual, olmo, series = (catalog.figure(key) for key in _PROGRAMMES)
+    usual, olmo, series = (catalog.figure(key) for key in PROGRAMMES)
     text = (
         "Research, failed runs, data and people: all compute was "
         f"{digits(olmo.value, 2)} times the final runs' for Olmo 3, {digits(series.value, 2)} for "
@@ -290,31 +305,6 @@ def left_out(plan: Plan, catalog: Catalog) -> Section:
     )
     items.append(("not in it", text))
     return Section(title="Assumed, and left out", blocks=[Points(items=items)])
-
-
-def sources(plans: Sequence[Plan], catalog: Catalog) -> Section:
-    """A line for each figure that the plans took: the catalog's, the step's, published runs'."""
-    items = [(line.partition(" ")[0], line.partition(" ")[2]) for line in _why(plans, catalog)]
-    return Section(title="Sources", blocks=[Points(items=items)])
-
-
-def _why(plans: Sequence[Plan], catalog: Catalog) -> list[str]:
-    """Each line once."""
-    gpus = [gpu for plan in plans for gpu in (plan.gpu, most_alike(plan.gpu))]
-    names = list(dict.fromkeys(gpu.name.lower() for gpu in gpus))
-    keys = [f"{name}.{part}" for name in names for part in _SPECIFIED]
-    keys += [*FAILURES, *POWER, TARIFF, *_PROGRAMMES]
-    lines = catalog.why(key for key in keys if catalog.get(key))
-    lines += [explain(plan.rent) for plan in plans]
-    lines += [line for name in names for line in calibrate.why(name)]
-    leans = {name for plan in plans for name, _ in plan.practice.leans_on}
-    lines += [
-        f"run.{'-'.join(row['model'].split())} = {float(row['gpu_hours']):,.0f} GPU-hours: "
-        f"{row['source_url']}, {row['date']}, confidence {row['confidence']}"
-        for row in catalog.table("runs")
-        if row["model"] in leans
-    ]
-    return list(dict.fromkeys(lines))
 
 
 def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any]:
@@ -339,6 +329,7 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
         "layouts_tried": plan.choice.tried,
         "fewer": asdict(plan.fewer) if plan.fewer else None,
         "memory": asdict(held) | {"total": held.total, "usable": usable(plan.gpu)},
+        "plain_pytorch": {name: asdict(peak) for name, peak in plain.plain(plan).items()},
         "step": {
             "seconds": asdict(plan.step.total),
             "parts": {name: asdict(part) for name, part in plan.step.parts.items()},
@@ -349,50 +340,12 @@ def to_dict(plan: Plan, catalog: Catalog, *, why: bool = False) -> dict[str, Any
         "practice": plan.practice.factor,
         "leans_on": [name for name, _ in plan.practice.leans_on],
         "disclosed": [asdict(run) for run in disclosed(plan, catalog)],
-        "rent": asdict(plan.rent),
+        "rent": asdict(plan.rent) | {"days_old": plan.rent_age},
         "assumptions": [*plan.question.said, *plan.assumptions],
         **spreads,
-        **({"sources": _why([plan], catalog)} if why else {}),
+        **({"sources": lines([plan], catalog)} if why else {}),
     }
 
 
 def _row(name: str, found: Spread, text: Any) -> tuple[str, str, str, str]:
     return name, text(found.p10), text(found.p50), text(found.p90)
-
-
-def span(found: Spread, text: Any) -> str:
-    return f"{text(found.p10)} to {text(found.p90)}"
-
-
-def time(days: float) -> str:
-    """Days, or hours, minutes and seconds where those say more."""
-    if days >= 730:
-        return f"{digits(days / 365, 2 if days < 3650 else 3)} years"
-    if days >= 2:
-        return f"{digits(days, 2 if days < 10 else 3)} days" if days < 100 else f"{days:,.0f} days"
-    hours = 24 * days
-    if hours >= 2:
-        return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
-    minutes = 60 * hours
-    return f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
-
-
-def _seconds(part: float, whole: float) -> str:
-    """Seconds with the digits that the whole asks for."""
-    if whole >= 1:
-        return f"{part:.2f} s" if whole < 100 else f"{part:,.0f} s"
-    return f"{1000 * part:.3g} ms"
-
-
-def _pace(tokens: float) -> str:
-    return f"{tokens:,.0f}" if tokens >= 10 else f"{tokens:.2g}"
-
-
-def _energy(megawatt_hours: float) -> str:
-    if megawatt_hours >= 1e6:
-        return f"{digits(megawatt_hours / 1e6, 3)} TWh"
-    if megawatt_hours >= 1000:
-        return f"{digits(megawatt_hours / 1000, 3)} GWh"
-    if megawatt_hours >= 1:
-        return f"{digits(megawatt_hours, 3)} MWh"
-    return f"{digits(1000 * megawatt_hours, 3)} kWh"

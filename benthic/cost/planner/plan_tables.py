@@ -6,8 +6,12 @@ from benthic.cost.catalog.load import Catalog
 from benthic.cost.page import Drawing, Page, Points, Prose, Section, Table, digits, share
 from benthic.cost.planner.basis import Question
 from benthic.cost.planner.plan import Plan
-from benthic.cost.planner.plan_page import count, dollars, left_out, means, sources, span, time
+from benthic.cost.planner.plan_page import late, left_out, means, stale
 from benthic.cost.planner.sizes import Size
+from benthic.cost.planner.sources import sources
+from benthic.cost.planner.words import count, dollars, price, span, time
+
+_YEAR = 365  # days, beyond which a price is not of the market that newer ones are of
 
 
 def compared(
@@ -17,9 +21,10 @@ def compared(
     *,
     why: bool = False,
 ) -> Page:
-    """The same question on several GPUs, the best first; `failed` are those without an answer."""
+    """The same question on several GPUs, the best first and what comes too late last; `failed` are
+    those without an answer."""
     solved = plans[0].solved == "tokens"
-    ranked = sorted(plans, key=lambda p: -p.tokens if solved else p.dollars.p50)
+    ranked = sorted(plans, key=lambda p: (p.late, -p.tokens if solved else p.dollars.p50))
     rows = [
         (
             p.gpu.name,
@@ -28,20 +33,24 @@ def compared(
             count(p.tokens),
             time(p.days.p50),
             count(p.gpu_hours.p50),
-            dollars(p.dollars.p50),
+            dollars(p.dollars.p50) + "*" * (p.rent_age > _YEAR),
             span(p.dollars, dollars),
         )
         for p in ranked
     ]
     first = ranked[0]
     name = first.question.shape.name
-    verdict = f"{name} on {count(first.tokens)} tokens is cheapest on {first.gpu.name}: "
+    verdict = f"{late(first)}{name} on {count(first.tokens)} tokens is cheapest on "
+    verdict += f"{first.gpu.name}: "
     if solved:
         verdict = f"{means(first.question)} {name} longest on {first.gpu.name}: "
         verdict += f"{count(first.tokens)} tokens, "
     verdict += f"{dollars(first.dollars.p50)}, {time(first.days.p50)} on {first.gpus:,}."
     right = ("GPUs", "tokens", "time", "GPU-hours", "rent")
-    rents = ", ".join(f"{p.gpu.name} ${p.rent.value:.2f} ({p.rent.date})" for p in ranked)
+    rents = ", ".join(f"{p.gpu.name} {price(p.rent.value)} ({p.rent.date})" for p in ranked)
+    old = [p.gpu.name for p in ranked if p.rent_age > _YEAR]
+    if old:
+        verdict += f" Over a year old (*) is the price of {', '.join(old)}: --prices sets your own."
     blocks: list[Table | Prose | Points | Drawing] = [
         Table(
             columns=("GPU", "", *right, "P10 to P90"),
@@ -86,8 +95,9 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
     return Page(
         title="Plan: how large a model",
         verdict=f"{means(asked)} {count(first.parameters)} parameters on "
-        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name}{more}. "
-        f"{_sure(first, asked)}",
+        f"{count(first.plan.tokens)} tokens with {first.plan.gpus:,} {first.plan.gpu.name} in "
+        f"{time(first.plan.days.p50)}{more}. "
+        f"{_sure(first, asked)}{stale(first.plan)}",
         about="Dense networks of usual proportions; by the median run. Name a config or a preset "
         "for a network of your own.",
         numbers=(),
@@ -103,11 +113,13 @@ def largest(found: Sequence[Size], asked: Question, catalog: Catalog, *, why: bo
 
 
 def _sure(size: Size, asked: Question) -> str:
-    """The odds of the median run, and what is safe: hours go with the square of the size where
-    tokens go with it."""
-    odds = min(size.plan.odds.values())
+    """The odds of the median run; what binds where it is the memory; and what is safe: hours go
+    with the square of the size where tokens go with it."""
+    text = f"That stays inside in {share(min(size.plan.odds.values()))} of such runs"
+    if size.full:
+        text += f", and no larger one fits {size.plan.gpus:,} GPUs"
     most = size.plan.over ** (1.0 if asked.tokens is not None else 0.5)
-    return (
-        f"That stays inside in {share(odds)} of such runs; with nine chances in ten it is about "
-        f"{count(size.parameters / most)} parameters."
-    )
+    if most <= 1:
+        return f"{text}."
+    safe = count(size.parameters / most)
+    return f"{text}; with nine chances in ten it is about {safe} parameters."

@@ -24,6 +24,7 @@ from functools import lru_cache
 from math import exp, log, log2, log10, sqrt
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benthic.cost.catalog.load import CostError, Gpu
 from benthic.cost.network.flops import parameters
@@ -130,7 +131,8 @@ def published_runs() -> tuple[Traits, ...]:
 
 def _read(row: dict[str, str]) -> Traits:
     kinds = {field.name: field.type for field in fields(Traits)}
-    return Traits(**{name: _cell(row[name], kind) for name, kind in kinds.items()})  # type: ignore[arg-type]
+    values: dict[str, Any] = {name: _cell(row[name], kind) for name, kind in kinds.items()}
+    return Traits(**values)
 
 
 def _cell(text: str, kind: object) -> str | int | float | bool:

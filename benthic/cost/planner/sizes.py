@@ -3,7 +3,8 @@
 The run's tokens are so many a parameter (`RATIOS`), or those that are given. Hours and rent, both
 by the median run, grow with the square of the size at a fixed ratio, in proportion at fixed tokens;
 Newton's steps on the logarithm of what is tighter, kept between what was seen to suffice and what
-was not, find the size within 1 %.
+was not, find the size within 1 %, from below: no answer takes more than there is. Where the GPUs'
+memory ends before the money, the answer is what they hold, and says so.
 """
 
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ RATIOS = (
 )
 _SMALLEST, _LARGEST = 1e6, 1e13
 _CLOSE = 0.005  # of the hours
+_TRIALS = 14
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Size:
     ratio: float
     about: str
     plan: Plan
+    full: bool
+    """whether the GPUs hold no larger one, and budget or days would do for more"""
 
     @property
     def parameters(self) -> int:
@@ -43,19 +47,20 @@ def sizes(question: Question, catalog: Catalog) -> list[Size]:
     where there are none. The question's own shape is not looked at."""
     gpu = catalog.gpu(question.gpu)
     rent = rent_of(question, catalog, gpu)
-    gpus, hours = means(question, gpu, rent, [])
+    notes = list[str]()
+    gpus, hours = means(question, gpu, rent, notes)
     question = replace(question, gpus=gpus, seq=question.seq or 4096, said=())
+    tokens = question.tokens
+    asked = ((None, "the tokens that you gave"),) if tokens is not None else RATIOS
     found = []
-    if question.tokens is not None:
-        shaped = _largest(question, catalog, rent, hours, None)
+    for ratio, about in asked:
+        shaped, full = _largest(question, catalog, rent, hours, ratio)
         if shaped:
-            ratio = question.tokens / parameters(shaped.shape)["total"]
-            found.append(Size(ratio, "the tokens that you gave", plan(shaped, catalog)))
-    else:
-        for ratio, about in RATIOS:
-            shaped = _largest(question, catalog, rent, hours, ratio)
-            if shaped:
-                found.append(Size(ratio, about, plan(shaped, catalog)))
+            one = plan(shaped, catalog)
+            one = replace(one, assumptions=(*notes, *one.assumptions))
+            each = ratio or one.tokens / parameters(shaped.shape)["total"]
+            more = f"; no larger one fits {gpus:,} GPUs" if full else ""
+            found.append(Size(each, about + more, one, full))
     if not found:
         raise CostError(
             f"{hours:,.3g} GPU-hours of {gpu.name} train no network of {_SMALLEST / 1e6:.0f}M "
@@ -66,33 +71,35 @@ def sizes(question: Question, catalog: Catalog) -> list[Size]:
 
 def _largest(
     question: Question, catalog: Catalog, rent: Figure, hours: float, ratio: float | None
-) -> Question | None:
-    """The question with the largest network that budget and days train, about `hours`."""
-    low, high = log(_SMALLEST), log(_LARGEST)
+) -> tuple[Question | None, bool]:
+    """The question with the largest network that budget and days train, about `hours`; and whether
+    it is the memory that a larger one lacks."""
+    low, high, full = log(_SMALLEST), log(_LARGEST), False
     best: Question | None = None
     flops = hours * 3600 * REACHED * catalog.gpu(question.gpu).peak
     guess = sqrt(flops / 6 / ratio) if ratio else flops / 6 / (question.tokens or 1.0)
     at = min(max(log(guess), low), high)
-    for _ in range(12):
+    for _ in range(_TRIALS):
         tried = _shaped(question, exp(at), ratio)
         known = _known(tried, catalog)
         if known is None:
-            high, following = at, max(at - 0.7, (low + at) / 2)
+            high, full = at, True
+            following = max(at - 0.7, (low + at) / 2)
         else:
             over = _over(tried, known, rent)
-            if over <= _CLOSE:
+            if over <= 0:
                 best, low = tried, at
+                if over >= -_CLOSE:
+                    return best, False
             else:
-                high = at
-            if abs(over) <= _CLOSE:
-                break
-            following = at - over / (2 if ratio else 1)
+                high, full = at, False
+            following = at - (over + _CLOSE / 2) / (2 if ratio else 1)
         if not low < following < high:
             following = (low + high) / 2
-        if high - low < _CLOSE or abs(following - at) < 1e-4:
+        if high - low < _CLOSE / 2:
             break
         at = following
-    return best
+    return best, full and best is not None
 
 
 def _shaped(question: Question, params: float, ratio: float | None) -> Question:

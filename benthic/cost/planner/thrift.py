@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network import units
@@ -22,7 +22,7 @@ from benthic.cost.network.read_shape import shape as read
 from benthic.cost.network.shape import Shape
 from benthic.cost.network.twins import Class, as_dense, class_size, dense_twin
 from benthic.cost.planner.basis import Question
-from benthic.cost.planner.plan import Plan, plan
+from benthic.cost.planner.plan import POWER, TARIFF, Plan, plan
 from benthic.cost.planner.serving import CONTEXT, SPEED, Served, cheapest
 from benthic.cost.step.calibrate import refuse
 from benthic.cost.step.layout import Precision
@@ -113,7 +113,7 @@ def waterfall(
         date=date,
     )
     last = plan(question, catalog)
-    question = replace(question, seq=last.seq, days=None)
+    question = replace(question, seq=last.seq, days=None, batch=float(last.step.tokens))
     stages: list[Stage] = []
     for i, (idea, network, precision) in enumerate(steps):
         one = last
@@ -131,7 +131,7 @@ def waterfall(
                 plan=one,
                 hours=hours,
                 dollars=hours * last.price,
-                overhead=_overhead(idea, stages[-1].plan, one, served) if stages else "",
+                overhead=_overhead(idea, stages[-1].plan, one, served, shape) if stages else "",
                 served=served,
                 cache=cache_bytes(network, context=context),
                 weights=size * parameters(network)["total_with_mtp"],
@@ -159,8 +159,8 @@ def _planned(question: Question, last: Plan, catalog: Catalog) -> Plan:
             gpus *= 2
 
 
-def _overhead(idea: str, before: Plan, one: Plan, served: Served) -> str:
-    """What the idea costs, against the line before it."""
+def _overhead(idea: str, before: Plan, one: Plan, served: Served, given: Shape) -> str:
+    """What the idea costs, against the line before it; `given` is the network that was asked of."""
     shape, old = one.question.shape, before.question.shape
     if idea == EXPERTS:
         held = parameters(shape)["total"] / parameters(old)["total"]
@@ -180,7 +180,9 @@ def _overhead(idea: str, before: Plan, one: Plan, served: Served) -> str:
             f"{scores[1] / scores[0]:.2g} times the FLOPs"
         )
     if idea == GROUPS:
-        return f"{shape.heads / shape.kv_heads:.3g} heads share keys: fewer to choose from"
+        share, own = shape.heads / shape.kv_heads, given.heads / given.kv_heads
+        twin = f" in the dense network, {own:.3g} in {given.name}" if share != own else ""
+        return f"{share:.3g} heads share keys{twin}: fewer to choose from"
     if idea == FP8:
         casts = [_share(plan, "memory") for plan in (before, one)]
         rest = _share(one, "attention") + _share(one, "head")
@@ -232,8 +234,8 @@ def show(
     tokens: str,
     seq: int | None,
     context: int | None,
-    speed: float,
-    by: Literal["quality", "total"],
+    speed: str,
+    by: str,
     rent: str,
     date: str,
     prices: Sequence[Path],
@@ -243,7 +245,7 @@ def show(
     """Print the waterfall and return the exit code; CostError for what cannot be."""
     from benthic.cost import page
     from benthic.cost.planner import thrift_page
-    from benthic.cost.planner.asking import check_gpus, check_seq, in_fp8, rent_of
+    from benthic.cost.planner.asking import check_gpus, check_seq, in_fp8, rent_of, tell_unread
 
     refuse(prices)
     catalog = load(prices)
@@ -252,8 +254,8 @@ def show(
     check_seq(seq)
     if context is not None and not 1 <= context <= 10**7:
         raise CostError(f"--context is {context}: give 1 to 10,000,000 tokens")
-    if not 0.1 <= speed <= 1e4:
-        raise CostError(f"--speed is {speed:g}: give 0.1 to 10,000 tokens a second")
+    pace = units.count(speed, "--speed", low=0.1, high=1e4, like="20") if speed else SPEED
+    kind: Class = units.choice(by, "--by", ("quality", "total"))  # type: ignore[assignment]
     found = waterfall(
         network,
         catalog.gpu(gpu),
@@ -263,17 +265,18 @@ def show(
         gpus=gpus,
         seq=seq,
         context=context or CONTEXT,
-        speed=speed,
-        by=by,
+        speed=pace,
+        by=kind,
         rent=rent_of(rent),
         date=date or None,
     )
     if as_json:
         print(json.dumps([to_dict(stage) for stage in found], indent=1, allow_nan=False))
     else:
-        size = class_size(replace(network, mtp=0), by)
-        story = thrift_page.Story(network, found, by, size, context or CONTEXT, speed)
+        size = class_size(replace(network, mtp=0), kind)
+        story = thrift_page.Story(network, found, kind, size, context or CONTEXT, pace)
         page.print_page(thrift_page.page(story, catalog, why=why))
+    tell_unread(catalog, (*POWER, TARIFF))  # its page has no energy
     return 0
 
 

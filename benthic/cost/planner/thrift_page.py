@@ -9,9 +9,11 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.shape import Shape
 from benthic.cost.page import Number, Page, Points, Prose, Section, Table, digits, money
 from benthic.cost.planner.basis import RELEASED
-from benthic.cost.planner.plan_page import count, dollars, sources
+from benthic.cost.planner.plan_page import stale
 from benthic.cost.planner.serving import ACCEPTED, REACHED, SERVICE
+from benthic.cost.planner.sources import sources
 from benthic.cost.planner.thrift import FP8, IDEAS, MTP, Stage
+from benthic.cost.planner.words import count, dollars
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def page(story: Story, catalog: Catalog, *, why: bool = False) -> Page:
     about = (
         f"On {gpu.name} at ${last.plan.price:.2f} an hour, the plan's median. Each line adds "
         "one idea to the line above; what it saves is against that line, a minus is what it adds."
+        f"{stale(last.plan)}"
     )
     if lacks:
         about += f" Not in it: {', '.join(lacks)}"
@@ -80,16 +83,23 @@ def _verdict(story: Story, trains: float) -> str:
     if len(story.stages) == 1:
         served = f" and decodes a million for {_cents(last.price)}" if _serves(last) else ""
         return f"{cost}{served}; it is the plain model of its class, with none of the ideas in it."
-    way = f"{digits(trains, 2)} times" if trains >= 1 else f"it costs {digits(1 / trains, 2)} times"
-    text = f"{cost}, a plain dense model of its class for {dollars(first.dollars)}: {way}. "
+    text = (
+        f"{cost}, a plain dense model of its class for {dollars(first.dollars)}: {_way(trains)}. "
+    )
     if not _serves(last):
         return f"{text}No replica of it decodes {story.speed:g} tokens a second for every user."
     text += f"Decoding a million tokens costs {_cents(last.price)} at least"
     if not _serves(first):
         return f"{text}; no replica of the plain one gives {story.speed:g} tokens a second."
-    ratio = first.price / last.price
-    way = f"{digits(ratio, 2)} times" if ratio >= 1 else f"it costs {digits(1 / ratio, 2)} times"
-    return f"{text}, against {_cents(first.price)}: {way}."
+    return f"{text}, against {_cents(first.price)}: {_way(first.price / last.price)}."
+
+
+def _way(ratio: float) -> str:
+    """How many times the plain model's cost is the network's."""
+    times = digits(max(ratio, 1 / ratio), 2)
+    if times == "1.0":
+        return "as much"
+    return f"{times} times" if ratio > 1 else f"it costs {times} times"
 
 
 def _training(stages: Sequence[Stage]) -> Section:
@@ -202,6 +212,7 @@ def _assumed(story: Story) -> Section:
                 f"(2025-03-01); this floor has {last.served.pace / SERVICE:.2g} times that",
             )
         )
+    items += [("network", note) for note in story.shape.left_out]
     items += [("planned", note) for note in last.plan.assumptions]
     return Section(title="Assumed", blocks=[Points(items=items)])
 

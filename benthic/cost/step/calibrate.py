@@ -1,25 +1,20 @@
-"""What machines and software reach: the constants of `benthic.cost.step.speed`, and a user's own.
+"""What machines and software reach: the constants of `benthic.cost.step.speed`.
 
 `catalog/speed_constants.csv` holds them with range, source and date; rows named unfused.* take over
-for the software of 2022. A run that the user has measured scales every rate and start-up alike, so
-that the step comes out as measured; by how much is the calibration's own finding. One factor cannot
-tell slow links from slow kernels: measure the layout that will be used. A user's file of prices
-does not reach them, since the fitted ones hold together.
+for the software of 2022. A user's file of prices does not reach them, since the fitted ones hold
+together: `benthic plan --pace` takes a measured rate of the user's.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from math import exp, log
 from pathlib import Path
 
-from benthic.cost.catalog.figures import Figure, cells_of, explain, quoted
+from benthic.cost.catalog.figures import Figure, cells_of, quoted
 from benthic.cost.catalog.load import CostError
 
 FILE = Path(__file__).parents[1] / "catalog" / "speed_constants.csv"
-RATES = ("matmul", "fp8_matmul", "flash", "memory", "scale_up", "scale_out")
-DELAYS = ("launch", "kernel", "startup", "step")
 
 
 @dataclass(frozen=True)
@@ -56,44 +51,6 @@ class Constants:
     balance: float
     imbalance: float
     nodes_a_token: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Constants that reproduce what was measured, `factor` times as slow as the shipped ones."""
-
-    constants: Constants
-    factor: float
-    spread: float
-    """relative, between the measured runs; 0 for one run"""
-
-    @property
-    def sentence(self) -> str:
-        way = "slower" if self.factor >= 1 else "faster"
-        text = f"your machine is {abs(self.factor - 1):.0%} {way} than the catalog's"
-        return f"{text}, runs differ by {self.spread:.0%}" if self.spread else text
-
-
-def calibrated(constants: Constants, runs: Sequence[tuple[float, float]]) -> Calibration:
-    """Constants scaled to `runs`, pairs of predicted and measured seconds of a step.
-
-    The factor is the geometric mean of their ratios. Raises CostError for no run, times that are
-    not positive, or a factor beyond ten, which no machine explains.
-    """
-    if not runs or not all(p > 0 and 0 < m < float("inf") for p, m in runs):
-        raise CostError("a calibration needs measured steps in seconds, each above zero")
-    logs = [log(measured / predicted) for predicted, measured in runs]
-    mean = sum(logs) / len(logs)
-    if abs(mean) > log(10):
-        raise CostError(
-            f"the measured step is {exp(mean):.3g} times the predicted one: check the unit "
-            "(seconds a step), the layout and the batch"
-        )
-    spread = (sum((one - mean) ** 2 for one in logs) / len(logs)) ** 0.5
-    factor = exp(mean)
-    changed = {name: getattr(constants, name) / factor for name in RATES}
-    changed |= {name: getattr(constants, name) * factor for name in DELAYS}
-    return Calibration(replace(constants, **changed), factor, spread)
 
 
 @lru_cache(maxsize=8)
@@ -147,11 +104,11 @@ def shipped() -> dict[str, Figure]:
         }
 
 
-def why(gpu: str) -> list[str]:
-    """A line for each row that a plan on the GPU of that name uses, like the catalog's."""
+def used(gpu: str) -> list[Figure]:
+    """The rows that a plan on the GPU of that name takes; a user's own has no reach here."""
     names = [field.name for field in fields(Constants)]
     names += [f"reach.{gpu.lower()}", *(key for key in shipped() if key.startswith("practice."))]
-    return [explain(shipped()[name]) for name in names]
+    return [shipped()[name] for name in names if name in shipped()]
 
 
 def refuse(files: Iterable[Path]) -> None:

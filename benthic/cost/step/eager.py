@@ -51,18 +51,24 @@ def single_device(
     activation: Activation = "",
     dropout: bool = False,
     hold_logits: bool = False,
+    parts: int = 1,
+    foreach: bool = False,
 ) -> Peak:
-    """Peak bytes of a training step after the first, on `batch` rows of `seq` tokens.
+    """Peak bytes of a training step after the first, of `parts` times `batch` rows of `seq` tokens.
 
     `precision` is the dtype of weights, gradients, moments and activations alike. `transformers`:
     `model(input_ids=x, labels=x).loss.backward()` in training mode with the cache it makes, and
-    torch's AdamW, one tensor at a time as on a CPU; `hold_logits` if the model's whole output is
-    kept over backward. `activation` by its name in a config.json, where not gated; empty: GPT-2's
-    with learned positions, else one that keeps its input. `dropout`: GPT-2's, where GPT-2 has it.
-    `benthic`: `train_step` on one part with document masks, in fp32; its
-    AdamW, or Muon for matrices. Raises CostError for sizes and choices that cannot be.
+    torch's AdamW, one tensor at a time as on a CPU, or `foreach`, all at once as on a GPU;
+    `hold_logits` if the model's whole output is kept over backward. `activation` by its name in a
+    config.json, where not gated; empty: GPT-2's with learned positions, else one that keeps its
+    input. `dropout`: GPT-2's, where GPT-2 has it. `benthic`: `train_step` with document masks, in
+    fp32, one part after the other, whose gradients are summed after each; its AdamW, or Muon for
+    matrices. Raises CostError for sizes and choices that cannot be.
     """
-    _check(shape, batch, seq, precision, optimizer, implementation, attention, activation, dropout)
+    _check(
+        *(shape, batch, seq, parts, precision, optimizer, implementation, attention, activation),
+        dropout,
+    )
     size = _SIZES[precision]
     benthic = implementation == "benthic"
     step = Step(shape, batch, seq, size, benthic, attention, activation, dropout)
@@ -72,8 +78,14 @@ def single_device(
     matrices = [w for w in tape.weights if w.projection] if optimizer == "muon" else []
     state = 2 * weights - size * sum(w.elements for w in matrices)
     static = weights + state + step.tables()
-    forward, backward, kept, end = tape.peak(static, size, logits if hold_logits else None)
-    if benthic:
+    forward, backward, kept, end = tape.peak(
+        static, size, logits if hold_logits else None, again=parts > 1 and not benthic
+    )
+    if benthic and parts > 1:  # the sum of the parts before, beside this part's own
+        forward, backward = forward + weights, backward + weights
+    if foreach:  # the roots of all second moments
+        passing = weights
+    elif benthic:
         passing = _benthic_optimizer(tape.weights, matrices, size)
     else:  # the root of a second moment and its quotient, of the largest parameter
         passing = 2.0 * size * max(w.elements for w in tape.weights)
@@ -101,6 +113,7 @@ def _check(
     shape: Shape,
     batch: int,
     seq: int,
+    parts: int,
     precision: str,
     optimizer: str,
     implementation: str,
@@ -108,7 +121,7 @@ def _check(
     activation: str,
     dropout: bool,
 ) -> None:
-    for name, count in (("the batch", batch), ("the sequence", seq)):
+    for name, count in (("the batch", batch), ("the sequence", seq), ("parts", parts)):
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST:
             raise CostError(f"{name} is {count!r}: it must be a whole number from 1 to {_MOST}")
     for name, value, choices in (

@@ -43,14 +43,13 @@ def goodput(
     *,
     checkpoint: float,
     restart: float,
-    interval: float | None = None,
     straggle: float = 0.0,
 ) -> Goodput:
     """Goodput of `gpus` GPUs of which each fails once in `gpu_mtbf` seconds.
 
-    `checkpoint` and `restart` are seconds that training stands still; `interval` defaults to the
-    best. `straggle` is the relative deviation of one GPU's step. Raises CostError where nothing
-    would be left.
+    `checkpoint` and `restart` are seconds that training stands still, `straggle` the relative
+    deviation of one GPU's step. Checkpoints come at the best interval. Raises CostError where
+    nothing would be left.
     """
     for name, value in (("GPUs", gpus), ("the MTBF of a GPU", gpu_mtbf)):
         if not value > 0:
@@ -59,9 +58,7 @@ def goodput(
         if not value >= 0:
             raise CostError(f"{name} is {value!r}: give zero or more")
     mtbf = gpu_mtbf / gpus
-    tau = best_interval(checkpoint, mtbf) if interval is None else interval
-    if tau <= 0 and checkpoint > 0:
-        raise CostError(f"the interval between checkpoints is {tau!r} s: give a number above zero")
+    tau = best_interval(checkpoint, mtbf)
     saving = checkpoint / tau if tau > 0 else 0.0
     lost, restarting = tau / (2 * mtbf), restart / mtbf
     up = 1 - saving - lost - restarting
@@ -70,7 +67,7 @@ def goodput(
             f"{gpus} GPUs fail every {mtbf:.0f} s, sooner than checkpoints of {checkpoint:g} s and "
             f"restarts of {restart:g} s allow: shorten both or use fewer GPUs"
         )
-    useful = up / (1 + straggle * sqrt(2 * log(gpus)) if gpus > 1 else 1.0)
+    useful = up / (1 + straggle * sqrt(2 * log(gpus)))
     return Goodput(useful, saving, lost, restarting, up - useful, tau, mtbf)
 
 

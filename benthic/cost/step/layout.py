@@ -265,7 +265,13 @@ def distance(one: Layout, other: Layout) -> float:
 
 
 def candidates(
-    shape: Shape, gpus: int, per_node: int, *, seq: int = 0, precision: Precision = "bf16"
+    shape: Shape,
+    gpus: int,
+    per_node: int,
+    *,
+    seq: int = 0,
+    precision: Precision = "bf16",
+    optimizer: Optimizer = "adamw",
 ) -> Iterator[Layout]:
     """Layouts worth a look, each of which divides; fewer than 5,000, whatever the GPUs.
 
@@ -291,6 +297,7 @@ def candidates(
                         expert=expert,
                         context=context,
                         precision=precision,
+                        optimizer=optimizer,
                         micro_batches=4 * pipeline if pipeline > 1 else 1,
                     )
                     if not fault(one, shape, gpus, per_node):

@@ -24,8 +24,6 @@ from benthic.cost.step.layout import Layout, candidates, check_machines, check_s
 from benthic.cost.step.muon import muon
 from benthic.cost.step.stage import Stage, activations, buffers, counted, in_flight, pipeline_of
 
-# HBM is sold in GB and counts in GiB: of 80, 141 or 192 "GB" a program sees 79.1, 139.8, 190 GiB.
-VISIBLE = 1.06
 # The CUDA context, cuBLAS's workspaces, NCCL's channels: an assumption, 0.6 to 2 GB in practice.
 CONTEXT = 1.0e9
 # Holes of the caching allocator, a share of what comes and goes: an assumption, 0.02 to 0.1.
@@ -80,7 +78,7 @@ class Serving:
 
 def usable(gpu: Gpu) -> float:
     """Bytes of the GPU's memory that a program can see."""
-    return VISIBLE * gpu.memory
+    return gpu.visible
 
 
 class DoesNotFit(CostError):
@@ -138,13 +136,12 @@ def nearest_fit(
     wanted = layout or Layout(data=gpus, zero=1 if gpus > 1 else 0)
 
     def room(count: int) -> Memory | None:
-        lean = _lean(shape, count, gpu.per_node, seq, wanted)
+        lean = _lean(wanted, shape, count, gpu.per_node, seq)
         held = (memory(shape, one, seq) for one in lean)
         return min(held, key=lambda m: m.total, default=None)
 
     tried = list(_variants(wanted)) if layout and layout.gpus == gpus else []
-    tried += candidates(shape, gpus, gpu.per_node, seq=seq, precision=wanted.precision)
-    tried = [one for one in tried if seq % one.context == 0]
+    tried += _like(wanted, shape, gpus, gpu.per_node, seq)
     best: tuple[float, Layout, Memory] | None = None
     for one in tried:
         away = distance(wanted, one)
@@ -161,13 +158,15 @@ def nearest_fit(
         )
     least = min((memory(shape, one, seq) for one in tried), key=lambda m: m.total)
     enough = _enough(gpus, gpu, room)
-    short = f"{shape.name} does not fit {gpus} {gpu.name} in training with AdamW"
+    name = {"adamw": "AdamW", "muon": "Muon"}[wanted.optimizer]
+    short = f"{shape.name} does not fit {gpus:,} {gpu.name} in training with {name}"
     short += f": the leanest layout takes {_gb(least.total)} of {_gb(usable(gpu))} a GPU"
     if enough is None:
         return Fit(
-            None, least, 0, f"{short}, and no number of GPUs would do: shorten the {seq} tokens"
+            None, least, 0, f"{short}, and no number of GPUs would do: shorten the {seq:,} tokens"
         )
-    return Fit(None, least, enough - gpus, f"{short}; {enough} GPUs would do, {enough - gpus} more")
+    more = enough - gpus
+    return Fit(None, least, more, f"{short}; {enough:,} GPUs would do, {more:,} more")
 
 
 def serving_memory(
@@ -177,23 +176,21 @@ def serving_memory(
     batch: int,
     *,
     gpus: int = 1,
-    bytes_per: float = 2.0,
 ) -> Serving:
     """Bytes per GPU of one replica on `gpus` GPUs that holds `batch` sequences of `context` tokens.
 
     `weights_bytes` is of the whole model, as its files are. Heads of keys and values are split over
     the GPUs as far as they go; latents, which all heads share, lie with whole sequences instead, as
-    DeepSeek serves them. `bytes_per` is of a cached element. Raises CostError for what cannot be.
+    DeepSeek serves them. Raises CostError for what cannot be.
     """
     check_machines(gpus, 1)
     _whole("the context", context, _LONGEST)
     _whole("the batch", batch, 10**9)
-    if not 0 < weights_bytes < 1e18 or not 0 < bytes_per <= 8:
+    if not 0 < weights_bytes < 1e18:
         raise CostError(
-            f"weights of {weights_bytes!r} bytes with {bytes_per!r} bytes a cached element cannot "
-            "be: give bytes of the whole model, and 1 (fp8), 2 (bf16) or 4 (fp32)"
+            f"weights of {weights_bytes!r} bytes cannot be: give bytes of the whole model"
         )
-    sequence = cache_bytes(shape, context=context, bytes_per=bytes_per)
+    sequence = cache_bytes(shape, context=context)
     if shape.latent:
         cache = sequence * -(-batch // gpus)
     else:
@@ -246,11 +243,18 @@ def _variants(layout: Layout) -> Iterator[Layout]:
                 size //= 2
 
 
-def _lean(shape: Shape, gpus: int, per_node: int, seq: int, like: Layout) -> Iterator[Layout]:
-    for one in candidates(shape, gpus, per_node, seq=seq, precision=like.precision):
+def _like(wanted: Layout, shape: Shape, gpus: int, per_node: int, seq: int) -> list[Layout]:
+    """The candidates of such a precision and optimizer whose contexts divide the sequence."""
+    found = candidates(
+        shape, gpus, per_node, seq=seq, precision=wanted.precision, optimizer=wanted.optimizer
+    )
+    return [one for one in found if seq % one.context == 0]
+
+
+def _lean(wanted: Layout, shape: Shape, gpus: int, per_node: int, seq: int) -> Iterator[Layout]:
+    for one in _like(wanted, shape, gpus, per_node, seq):
         most = 0 if one.data * one.context == 1 else 1 if one.pipeline > 1 else 3
-        lean = one.recompute == "full" and one.micro_batch == 1 and one.zero == most
-        if lean and seq % one.context == 0:
+        if one.recompute == "full" and one.micro_batch == 1 and one.zero == most:
             yield one
 
 

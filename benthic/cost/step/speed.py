@@ -39,10 +39,6 @@ class Step:
     mfu: Span
     """FLOPs that the model needs, causal pairs counted once, over the bf16 peak"""
 
-    @property
-    def tokens_per_second_per_gpu(self) -> float:
-        return self.tokens / self.total.value / self.gpus
-
 
 def step_time(
     shape: Shape, layout: Layout, gpu: Gpu, seq: int, constants: Constants | None = None

@@ -95,11 +95,17 @@ class Tape:
         self.ops.append(_Op([x], outs, (), (), 0.0, 0.0, 0.0, False))
         return outs
 
-    def peak(self, static: float, weight_bytes: int, held: Tensor | None) -> tuple[float, ...]:
-        """Greatest bytes in forward and in backward, bytes kept between them, bytes at the end."""
+    def peak(
+        self, static: float, weight_bytes: int, held: Tensor | None, *, again: bool = False
+    ) -> tuple[float, ...]:
+        """Greatest bytes in forward and in backward, bytes kept between them, bytes at the end.
+
+        `again`: gradients of parameters are there from an earlier part, and this part's are added.
+        """
         last = {t.home: i for i, op in enumerate(self.ops) for t in (*op.inputs, *op.saves)}
         kept: dict[Tensor, int] = {held: 1} if held else {}
-        now = top = static
+        gradients = sum(w.elements for w in self.weights) * weight_bytes if again else 0
+        now = top = static + gradients
         for i, op in enumerate(self.ops):
             now += op.keeps + sum(t.size for t in op.outs if t.storage is None)
             top = max(top, now + op.forward)
@@ -110,7 +116,7 @@ class Tape:
                     now -= t.size
         forward, between = top, now
         grads: dict[Tensor, _Gradient] = {self.ops[-1].outs[0]: _Gradient(0.0)}
-        done: set[int] = set()
+        done = set(range(len(self.weights))) if again else set[int]()
         for op in reversed(self.ops):
             outs = [grads.pop(t) for t in op.outs if t in grads]
             wanted = [t for t in op.inputs if t.grad] if outs else []
@@ -145,7 +151,7 @@ class Tape:
                     now -= t.home.size
         rest = (w.elements for i, w in enumerate(self.weights) if i not in done)
         now += sum(rest) * weight_bytes  # biases, which no operation names
-        return forward, max(top, now), between - static, now
+        return forward, max(top, now), between - static - gradients, now
 
 
 def _let_go(gradient: _Gradient) -> float:

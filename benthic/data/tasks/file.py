@@ -1,4 +1,10 @@
-"""The user's own worked problems, from a JSONL file with `question`, `working` and `answer`."""
+"""The user's own worked problems, from a JSONL file with `question`, `working` and `answer`.
+
+The whole file is read and checked before anything is trained: a line that will not do is named,
+with the remedy. Sides are split by a hash of the question, so a held-out problem is held out
+whatever the seed and the order of lines; indices beyond the end go round again, each lap shuffled
+anew.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,9 @@
-"""What a worked problem is, how its answer is judged, and which side of the split it is on."""
+"""What a worked problem is, how its answer is judged, and which side of the split it is on.
+
+A task is addressed by index, so any part of any step can be made on any rank, and again after a
+resume. Rewards are by rule alone (R1-Zero): the answer's text is compared and its form gates; there
+is no reward model, and nothing of a model is ever executed.
+"""
 
 import hashlib
 from collections.abc import Sequence

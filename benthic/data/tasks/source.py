@@ -1,4 +1,8 @@
-"""The task that a recipe names: the user's file of problems, or running totals."""
+"""The task that a recipe names: the user's file of problems, or running totals.
+
+Either way what does not fit is refused before training: rows too short for a worked document, or
+answers longer than reinforcement samples, by the tokens of the vocabulary that the run has.
+"""
 
 from pathlib import Path
 
