@@ -37,6 +37,7 @@ def chat(
     path: Path,
     *,
     temperature: float | None = None,
+    top_p: float | None = None,
     max_tokens: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -45,8 +46,8 @@ def chat(
 ) -> int:
     """Read questions from standard input until it ends; ValueError for what cannot be sampled so.
 
-    Without `temperature` as the checkpoint asks, else greedily; without `max_tokens` as long as a
-    run's task allows, or 4,096 tokens.
+    Without `temperature` and `top_p` as the checkpoint asks, else greedily and from all tokens;
+    without `max_tokens` as long as a run's task allows, or 4,096 tokens.
     """
     out = rich.console.Console(highlight=False)
     weights = open_weights(path, device=device, dtype=dtype, keep_fp8=keep_fp8)
@@ -54,19 +55,22 @@ def chat(
     model, vocabulary = weights.model, weights.vocabulary
     count = sum(p.numel() for p in model.parameters())
     talk: _Exam | _Talk = _Exam(weights) if weights.recipe else _Talk(weights)
-    by_itself = temperature is None and bool(asked.get("do_sample"))
+    sampled = bool(asked.get("do_sample"))
+    by_itself = temperature is None and sampled
     if temperature is None:
-        temperature = asked.get("temperature", 1.0) if by_itself else 0.0
+        temperature = asked.get("temperature", 1.0) if sampled else 0.0
+    if top_p is None:
+        top_p = asked.get("top_p", 1.0) if sampled else 1.0
     longest = talk.longest if max_tokens is None else max_tokens
-    params = SamplingParams(temperature=temperature, max_new_tokens=longest, seed=seed)
+    params = SamplingParams(temperature=temperature, top_p=top_p, max_new_tokens=longest, seed=seed)
     out.print(
         f"[bold]{escape(model_name(path))}[/bold]: {count:,} parameters, {weights.state}. "
         f"{escape(talk.invitation)}. {escape(_HELP)}"
     )
     if by_itself:
         out.print(
-            f"Sampled at temperature {temperature:g}, as its generation_config.json asks; "
-            "--temperature 0 takes the likeliest tokens."
+            f"Sampled at temperature {temperature:g} and top-p {top_p:g}, as its "
+            "generation_config.json asks; --temperature 0 takes the likeliest tokens."
         )
     if folded.pays(model):
         torch.set_num_threads(1)  # one token at a time: a second thread only waits

@@ -85,6 +85,7 @@ def chat(
     folder: Positional[Path] = Path("runs/laptop"),
     /,
     temperature: MAYBE_NUMBER = None,
+    top_p: MAYBE_NUMBER = None,
     max_tokens: MAYBE_TOKENS = None,
     seed: int = 0,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -96,6 +97,7 @@ def chat(
     Args:
         folder: a run's folder, or a checkpoint's in the Hub's layout
         temperature: 0 takes the likeliest tokens, 1 samples; if not given, as the checkpoint asks
+        top_p: draw from the likeliest tokens that reach this share; as the checkpoint asks, or 1
         max_tokens: of an answer; if not given, as the run's task has it, 4,096 of a checkpoint
         seed: of the samples
         device: where the model is held and run
@@ -110,6 +112,7 @@ def chat(
     return talk(
         folder.absolute(),
         temperature=temperature,
+        top_p=top_p,
         max_tokens=max_tokens,
         seed=seed,
         device=device,

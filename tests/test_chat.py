@@ -297,27 +297,29 @@ def test_a_checkpoint_says_how_it_is_sampled(
 ) -> None:
     """Where its file does, unless something else is asked for; an answer's length likewise."""
     folder = hub_in(tmp_path / "hub", template=CHATML, max_position_embeddings=10000)
-    given = list[tuple[float, int]]()
+    given = list[tuple[float, float, int]]()
 
     def stream(self: object, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        given.append((params.temperature, params.max_new_tokens))
+        given.append((params.temperature, params.top_p, params.max_new_tokens))
         yield from SCRIPT
 
     monkeypatch.setattr("benthic.engine.engine.Engine.stream", stream)
     facts = folder / "generation_config.json"
-    told = "Sampled at temperature 0.6, as its generation_config.json asks; --temperature 0 takes"
+    told = "Sampled at temperature 0.6 and top-p 0.95, as its generation_config.json asks; "
+    usual = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
     for asks, options, expected in (
-        ({"do_sample": True, "temperature": 0.6}, {}, (0.6, 4096)),
-        ({"do_sample": True, "temperature": 0.6}, {"temperature": 0.0}, (0.0, 4096)),
-        ({"do_sample": True}, {"max_tokens": 2}, (1.0, 2)),
-        ({"temperature": 0.6}, {"max_tokens": 9000}, (0.0, 9000)),
+        (usual, {}, (0.6, 0.95, 4096)),
+        (usual, {"temperature": 0.0, "top_p": 0.5}, (0.0, 0.5, 4096)),
+        ({"do_sample": True}, {"max_tokens": 2}, (1.0, 1.0, 2)),
+        (usual | {"do_sample": False}, {"max_tokens": 9000}, (0.0, 1.0, 9000)),
     ):
         facts.write_text(json.dumps(asks))
         out = talk(folder, "ab", "/text ab", **options)
         assert given[-2] == expected
-        assert given[-1] == (expected[0] or 0.7, min(options.get("max_tokens", 200), 5000))
+        new = min(options.get("max_tokens", 200), 5000)
+        assert given[-1] == (expected[0] or 0.7, expected[1], new)
         assert (told in out) == (expected[0] == 0.6)
-        assert out.count("tokens/s, cut off there: see --max-tokens") == 2 * (expected[1] == 2)
+        assert out.count("tokens/s, cut off there: see --max-tokens") == 2 * (expected[2] == 2)
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_talk(

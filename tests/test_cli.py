@@ -116,6 +116,7 @@ def test_a_mistyped_command_is_told_so(words: list[str]) -> None:
         (["chat", "pickles"], "pytorch_model.bin', and only safetensors are read"),
         (["chat", "hub", "--temperature", "-1"], "temperature is -1.0: give a number from 0 to"),
         (["chat", "hub", "--seed", "-1"], "seed is -1: give a whole number from 0"),
+        (["chat", "hub", "--top-p", "0"], "top_p is 0.0: give a number above 0 and up to 1"),
         (["chat", "hub", "--max-tokens", "0"], "max_new_tokens is 0: it must be at least 1"),
         (["chat", "hub", "--keep-fp8"], "hub holds no weights in FP8: leave --keep-fp8 out"),
         (["chat", "nowhere"], "nowhere does not exist: make a run with"),

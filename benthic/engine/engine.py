@@ -132,7 +132,7 @@ class Engine:
         decoder, position_S = self._decoder(), torch.arange(tokens.shape[1], device=logits.device)
         level = bool((at == at[0]).all())  # all rows stand at the same position
         for new in range(params.max_new_tokens):
-            token, log_p = choose(logits, draws[:, new], params.temperature)
+            token, log_p = choose(logits, draws[:, new], params.temperature, params.top_p)
             chosen = token.cpu().numpy()
             tokens[rows, at] = chosen
             samples.log_probs[rows, at] = log_p.cpu().numpy()

@@ -60,6 +60,31 @@ def test_impossible_tokens_are_never_drawn(
     assert 0 <= token < len(row) and row[token] > -math.inf
 
 
+@given(row=logits, top_p=st.floats(0.01, 1), temperature=st.sampled_from([0.5, 1.0]))
+def test_top_p_draws_from_the_fewest_tokens_that_reach_it(
+    row: list[float], top_p: float, temperature: float
+) -> None:
+    """As a loop over the sorted tokens has it, and in their old shares."""
+    N = 2000
+    grid = (torch.arange(N, dtype=torch.float64) + 0.5) / N
+    scaled = torch.tensor([row]).log_softmax(-1) / temperature
+    p = scaled.double().softmax(-1)[0]
+    kept, reached = set[int](), 0.0
+    for token in sorted(range(len(row)), key=lambda i: -p[i].item()):
+        if abs(reached - top_p) < 1e-9:
+            assume(False)  # whether it is reached is a matter of rounding
+        if reached >= top_p:
+            break
+        kept.add(token)
+        reached += p[token].item()
+    tokens, log_p = choose(torch.tensor(row).expand(N, -1), grid, temperature, top_p)
+    counts = torch.bincount(tokens, minlength=len(row))
+    inside = torch.tensor([i in kept for i in range(len(row))])
+    expected = p.where(inside, 0.0) / reached * N
+    assert (counts - expected).abs().max() <= 1 + 1e-2 and not counts[~inside].any()
+    torch.testing.assert_close(log_p, torch.tensor(row).log_softmax(0)[tokens])
+
+
 @given(row=logits, uniform=st.floats(0, 1, exclude_max=True), temperature=st.floats(0, 5))
 def test_log_probability_is_at_temperature_one(
     row: list[float], uniform: float, temperature: float
