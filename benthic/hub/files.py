@@ -89,7 +89,7 @@ def model_name(path: Path) -> str:
 
 def check_folder(path: Path) -> None:
     """Refuse a folder that cannot be looked into, and that of a model in the Hub's cache."""
-    if not os.access(path, os.R_OK | os.X_OK):
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
         raise HubError(f"{path} cannot be looked into: check its permissions")
     snapshots = path / "snapshots"
     if path.name.startswith("models--") and snapshots.is_dir():
