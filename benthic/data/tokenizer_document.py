@@ -93,7 +93,10 @@ def _check_rewrites(path: Path, parts: list[dict[str, Any]]) -> None:
             pattern = part.get("pattern")
             old = pattern.get("String") if isinstance(pattern, dict) else None
             if not isinstance(old, str) or not old:
-                raise HubError(f"{path} replaces by a pattern, {shown(part)}: only strings are")
+                raise HubError(
+                    f"{path} replaces by a pattern, {shown(part)}, and only strings are replaced: "
+                    "name a string there"
+                )
             if len(str(part.get("content"))) > len(old):
                 raise HubError(f"{path} replaces text by longer text, {shown(part)}: not read")
 
