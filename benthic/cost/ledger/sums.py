@@ -106,8 +106,9 @@ class Sums:
             yield
             return
         connection, net = self._connection, ", ".join(NET.values())
+        columns = ", ".join(("number INTEGER PRIMARY KEY", *NET))  # quick to look up
         # Filled and emptied, never dropped: a change of tables would end whoever reads rows.
-        connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS special (number, {', '.join(NET)})")
+        connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS special ({columns})")
         connection.execute("BEGIN")
         try:
             self._open = True
