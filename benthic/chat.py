@@ -62,7 +62,16 @@ def chat(
     if top_p is None:
         top_p = asked.get("top_p", 1.0) if sampled else 1.0
     longest = talk.longest if max_tokens is None else max_tokens
-    params = SamplingParams(temperature=temperature, top_p=top_p, max_new_tokens=longest, seed=seed)
+    try:
+        params = SamplingParams(
+            temperature=temperature, top_p=top_p, max_new_tokens=longest, seed=seed
+        )
+    except ValueError as error:
+        if not sampled:
+            raise
+        raise ValueError(
+            f"{error}; what --temperature and --top-p do not say is of its generation_config.json"
+        ) from None
     out.print(
         f"[bold]{escape(model_name(path))}[/bold]: {count:,} parameters, {weights.state}. "
         f"{escape(talk.invitation)}. {escape(_HELP)}"
@@ -222,7 +231,7 @@ def _answer(
     seconds = max(time.perf_counter() - began, 1e-9)
     rate = f"   {count} tokens, {count / seconds:,.0f} tokens/s"
     if count == params.max_new_tokens and token not in vocabulary.ends:
-        rate += ", cut off there: see --max-tokens"
+        rate += ", cut off there: see --max-tokens, and what the model has positions for"
     out.print(Text(rate, style="dim"))
     return said
 

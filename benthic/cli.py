@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # of a processor, of a GPU
+
 OVERRIDES = Annotated[
     UseAppendAction[tuple[str, ...]], arg(name="set", metavar="SECTION.KEY=VALUE")
 ]
@@ -226,7 +228,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # whoever read the output has left, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         less = "lower model.* widths, rows or prompts with --set"
         if sys.argv[1:2] != ["run"]:
             less = "take a smaller model, a narrower --dtype, or a larger machine"

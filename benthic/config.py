@@ -183,7 +183,8 @@ class EvaluateConfig:
 @dataclass(frozen=True, kw_only=True)
 class BillConfig:
     price_per_hour: float = 0.10
-    """US dollars for one machine (or one GPU) and hour"""
+    """US dollars for one machine (or one GPU) and hour; left as it is, a GPU that the catalog
+    knows takes its rent there"""
     price_source: str = "assumption: a rented two-core cloud machine; put in your own"
     watts: float = 0.0
     """draw of one machine (or one GPU) under load, where no counter can be read; 0: as the meter

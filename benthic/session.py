@@ -78,6 +78,7 @@ class Session:
             price=bill.price_per_hour if given else None,
             watts=bill.watts or None,
             outer=outer,
+            named=False,
         )
         return held, bill.price_source if given else held.price_source
 

@@ -25,8 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.bill.bill import draw_up
-from benthic.cost.ledger.entries import Span
+from benthic.cost.ledger.entries import Span, Usage
 from benthic.cost.ledger.ledger import Ledger, LedgerError
+from benthic.cost.ledger.pending import End, leave
 from benthic.cost.limits import Limits
 from benthic.cost.metering import child as child_room
 from benthic.cost.metering import gpus as gpus_room
@@ -541,6 +542,28 @@ def test_a_ledger_locked_at_the_end(private_ledger: Path, monkeypatch: pytest.Mo
     assert (found.status, found.exit_code, found.note) == ("done", 0, "why")
     assert found.seconds == found.seconds_kept == usage.seconds
     assert found.ended is not None and found.ended < over and not file.parent.exists()
+
+
+def test_a_gpu_that_was_found_is_billed_though_nobody_rents_it() -> None:
+    found = hold(device="RTX-3090", named=False, environ={})
+    assert found.device == "RTX-3090" and found.price_assumed
+    assert any("the catalog has no rent for RTX-3090" in text for text in found.warnings)
+    with pytest.raises(ValueError, match="or give a price"):
+        hold(device="RTX-3090", environ={})
+
+
+def test_a_late_end_says_nothing_of_what_it_does_not_know(private_ledger: Path) -> None:
+    """A row taken for dead meanwhile: whether its work was kept stays for others to say."""
+    with Ledger(private_ledger) as ledger:
+        heart = Heart(private_ledger, Gauge(machine(), with_self=True), interval=5)
+        heart.begin(ledger, span())
+        end = End(id=heart.id, usage=Usage(seconds=7.0), status="failed", at=time.time())
+        leave(private_ledger, end)
+        ledger.finish(heart.id, Usage(seconds=5.0), "interrupted")
+        ledger.close_stale()
+        found = ledger.find(heart.id)
+    assert (found.seconds, found.status) == (7.0, "failed")
+    assert "seconds_productive" not in found.amended
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"id": "x", "usage": {}, "status": "running"}'])

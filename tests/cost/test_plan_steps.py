@@ -132,3 +132,10 @@ def test_the_usual_batch_is_said_where_a_layout_rounds_it() -> None:
     odd = planned(replace(SMALL, gpus=768, layout=parse("dp768")))
     assert usual_batch(SMALL.shape, 768) % 768
     assert "usual at this size, rounded to what the layout divides" in str(odd.assumptions)
+
+
+def test_a_layout_that_names_its_parts_has_a_step_of_its_own() -> None:
+    one = planned(replace(V3, layout=replace(parse("pp16 ep64 dp128 zero1 acc4"), precision="fp8")))
+    assert one.step.tokens == 128 * 4 * 4096
+    told = next(note for note in one.assumptions if "tokens a step" in note)
+    assert told.startswith("2.1M tokens a step, of your layout")

@@ -65,3 +65,13 @@ def test_what_is_not_read_is_one_sentence(
     assert err.startswith("benthic: --prices sets ")
     assert "colocation" in err
     assert ("pue" in err) == (verb[0] == "thrift")
+
+
+@pytest.mark.parametrize("form", [(), ("--why",)])
+def test_a_rent_beside_rent_is_named_whatever_is_printed(
+    form: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("key,value,unit\nrent.h100-sxm,9,USD/h\n")
+    _, err = answer(capsys, *PLAN, "--rent", "2", "--prices", str(file), *form)
+    assert "sets rent.h100-sxm, which this answer does not read" in err

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benthic.cost.bill.bill import Bill, draw_up
-from benthic.cost.bill.receipt import Amount, Receipt, build_receipt, receipt_table
+from benthic.cost.bill.receipt import Amount, Receipt, build_receipt, energy, receipt_table
 from benthic.cost.ledger.entries import Billed, Entry, Status, external_id
 from benthic.cost.ledger.ledger import Ledger, Span, Usage
 from benthic.cost.ledger.purposes import PURPOSES, Purpose
@@ -337,3 +337,9 @@ def test_a_receipt_of_what_the_caller_asks() -> None:
     assert seconds(second) == {"lost to interruptions": 30}
     assert seconds(first) == {"discarded attempts": 30}
     assert first.everything == second.everything
+
+
+@pytest.mark.parametrize("source", ["rapl", "nvml", "nvml+rapl"])
+def test_what_counters_measured_bears_no_tilde(source: str) -> None:
+    assert energy(3600.0, source) == "1.0 Wh"
+    assert energy(3600.0, f"estimate: {source}").startswith("~")

@@ -446,6 +446,17 @@ def test_a_condition_is_looked_at_each_second(
     assert row(private_ledger).seconds < 4
 
 
+def test_a_condition_that_raises_ends_no_bill(private_ledger: Path) -> None:
+    def broken() -> bool:
+        raise RuntimeError("the user's own")
+
+    m = benthic.meter(device="cpu", heartbeat=0.05, while_true=broken)
+    m.begin()
+    eventually(lambda: row(private_ledger).seconds > 0.5)
+    m.end("done")
+    assert row(private_ledger).status == "done"
+
+
 def test_importing_benthic_stays_cheap() -> None:
     code = (
         "import sys, benthic; a = set(sys.modules); benthic.meter; b = set(sys.modules)\n"

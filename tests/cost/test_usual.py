@@ -1,13 +1,15 @@
 """What a plan asks of practice: no steps, no discount by name, no GPU faster than a better one."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benthic.cost.catalog.load import load
+from benthic.cost.catalog.load import CostError, load
 from benthic.cost.network.read_shape import shape
 from benthic.cost.network.shape import Shape
 from benthic.cost.network.widths import from_numbers
@@ -72,3 +74,15 @@ def test_a_precision_that_the_published_gpu_lacks_is_asked_in_16_bits() -> None:
     a100, v100 = CATALOG.gpu("a100"), most_alike(CATALOG.gpu("v100"))
     assert usual_run(EIGHT, a100, "fp8") == usual_run(EIGHT, a100, "bf16")
     assert usual_run(EIGHT, v100, "fp16").clean_hours > 0
+
+
+def test_positions_that_are_none_are_no_reason_to_stop(tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"n_positions": 0}))
+    assert usual_practice(shape(str(tmp_path)), CATALOG.gpu("h100"), "bf16").factor > 0
+
+
+def test_a_network_beyond_all_that_was_trained_is_a_sentence() -> None:
+    huge, _ = from_numbers(params=3e14)
+    with pytest.raises(CostError, match="larger than anything that was trained"):
+        usual_practice(huge, CATALOG.gpu("h100"), "bf16")

@@ -17,6 +17,7 @@ from benthic.cost.bill.words import (
     dollars,
     ends,
     hours,
+    is_measured,
     kwh,
     places,
     row_word,
@@ -26,7 +27,6 @@ from benthic.cost.page import Drawing, Points, Prose, Section, Table, bars, digi
 
 Blocks = list[Table | Prose | Points | Drawing]
 PRICES = 6  # prices told
-COUNTERS = {"nvml", "rapl"}
 _APART = 0.03  # of a figure, from which on its P50 is not seen as the same
 UNKNOWN = ("not recorded", "not known")  # what rows without an energy say of its source
 _DATE = re.compile(r"\b\d{4}-\d{2}(?:-\d{2})?\b", re.ASCII)
@@ -123,7 +123,7 @@ def energy_part(bill: Bill) -> str:
 
 
 def _unspanned(kind: str) -> str:
-    return "measured" if set(kind.split("+")) <= COUNTERS else "no range given"
+    return "measured" if is_measured(kind) else "no range given"
 
 
 def _kinds(sources: Mapping[str, int]) -> dict[str, int]:

@@ -15,13 +15,13 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from benthic.cost.bill.headline import FINAL, Attempt, counts, ended_among
+from benthic.cost.bill.words import is_measured
 from benthic.cost.ledger.entries import Billed
 from benthic.cost.ledger.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_MEASURED = "rapl"
 _FINAL = "final run"
 _RUNNING = "still running"
 _LOST = "lost to interruptions"
@@ -131,7 +131,11 @@ def receipt_table(receipt: Receipt) -> "Table":
     from rich import box
     from rich.table import Table
 
-    estimates = {line.energy_source for line in receipt.lines if line.joules} - {_MEASURED}
+    estimates = {
+        line.energy_source
+        for line in receipt.lines
+        if line.joules and not is_measured(line.energy_source)
+    }
     notes = [*receipt.prices, *(f"~ {source}" for source in sorted(estimates))]
     table = Table(
         box=box.SIMPLE,
@@ -170,7 +174,7 @@ def receipt_table(receipt: Receipt) -> "Table":
 def energy(joules: float, source: str) -> str:
     """Joules, not negative, as watt-hours; all but a measurement bears a tilde."""
     amount = _scaled(joules / 3600, "Wh")
-    return amount if source == _MEASURED or not joules else f"~{amount}"
+    return amount if is_measured(source) or not joules else f"~{amount}"
 
 
 def _kept_as(row: Billed, ended: Collection[Attempt], left: str) -> str:

@@ -94,3 +94,8 @@ def between(low: float, high: float, otherwise: str) -> str:
 
 def ends(low: float, high: float) -> str:
     return f"{low:,.10g} - {high:,.10g}" if low < high else ""
+
+
+def is_measured(source: str) -> bool:
+    """Whether energy of this source was read from counters, the GPUs' or the processor's."""
+    return set(source.split("+")) <= {"nvml", "rapl"}

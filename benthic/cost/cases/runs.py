@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Sequence
 from io import StringIO
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def _checked(row: dict[str, str], catalog: Catalog) -> dict[str, Any]:
     a figure that is none."""
     try:
         mfu, doubts, unread = implied_mfu(row, catalog), impossible(row, catalog), ""
+        if mfu is not None and not isfinite(mfu):
+            mfu, doubts, unread = None, [], "its figures are too far apart to divide"
     except CostError as error:
         mfu, doubts, unread = None, [], str(error)
     return row | {"implied_mfu": mfu, "doubts": doubts, "unread": unread}

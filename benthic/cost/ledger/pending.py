@@ -73,14 +73,12 @@ def take_in(ledger: "Ledger") -> None:
                     at=end.at,
                 )
             elif row.seconds_recorded != end.usage.seconds:  # it was taken for dead meanwhile
-                kept = end.usage.seconds_productive or 0.0
+                kept = end.usage.seconds_productive
+                changes = [("seconds", end.usage.seconds), ("status", end.status)]
+                changes += [] if kept is None else [("seconds_productive", kept)]
                 ledger.amend_all(
                     [end.id],
-                    [
-                        ("seconds", end.usage.seconds),
-                        ("status", end.status),
-                        ("seconds_productive", kept),
-                    ],
+                    changes,
                     reason="its end was not in the ledger when it was closed",
                 )
             file.unlink(missing_ok=True)

@@ -236,8 +236,7 @@ class Heart:
                 ledger.beat(self.id, usage)
                 if self._each:
                     self._each(ledger)
-                if self._often:
-                    self._often()
+                self._look_often()
             except Exception as failure:  # whatever it is, the work goes on
                 if not warned and not self._stop.is_set():
                     self._say(f"the work goes on, its bill is kept in memory: {failure}")
@@ -248,6 +247,16 @@ class Heart:
         if ledger:
             ledger.close()
 
+    def _look_often(self) -> None:
+        """Whatever is looked at, the work and its bill go on."""
+        if self._often is None:
+            return
+        try:
+            self._often()
+        except Exception as failure:
+            self._often = None
+            self._say(f"the work is looked at no further: {failure}")
+
     def _stopped_within(self, seconds: float) -> bool:
         """Whether the end comes in that time; counters are read meanwhile."""
         until, look = time.monotonic() + seconds, _OFTEN if self._often else _LOOK
@@ -256,8 +265,7 @@ class Heart:
                 return True
             with self._reading:
                 self._gauge.look()
-            if self._often:
-                self._often()
+            self._look_often()
         return self._stop.wait(max(0.0, left))
 
 

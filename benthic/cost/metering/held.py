@@ -77,9 +77,11 @@ def hold(
     price: float | str | None = None,
     watts: float | None = None,
     outer: Billed | None = None,
+    named: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> Holding:
-    """What the work that starts now holds; `outer`: the row it runs inside.
+    """What the work that starts now holds; `outer`: the row it runs inside; `named`: `device` is
+    somebody's word, refused where it has no price, and not what the program found.
 
     `price` may be text, like $2.10. ValueError names what was given and cannot be.
     """
@@ -109,7 +111,7 @@ def hold(
     elif outer:
         charged, source = outer.price_per_hour, outer.price_source
     elif is_gpu:
-        charged, source, warning = _rent(name, named=bool(device))
+        charged, source, warning = _rent(name, named=named and bool(device))
         warnings += [warning] if warning else []
     else:
         charged, source = _assumed()

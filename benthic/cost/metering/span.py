@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -177,7 +178,8 @@ class Metered:
         """The interpreter ends inside: `sys.last_value` tells whether an exception ended it."""
         error = getattr(sys, "last_value", None)
         if error is None:
-            self._check()
+            with suppress(Exception):  # of a condition that is the user's
+                self._check()
         self.end(status_of(error or KeyboardInterrupt()))
 
 

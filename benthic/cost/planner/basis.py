@@ -155,6 +155,9 @@ def _batched(question: Question, catalog: Catalog, gpu: Gpu, gpus: int) -> tuple
     if question.batch is not None:
         batch = round(question.batch)
         return batch, f"for the {batch:,} that you gave", _laid_out(question, gpu, gpus, batch)
+    if question.layout is not None and question.layout.micro_batches > 1:
+        choice = _laid_out(question, gpu, gpus, usual)
+        return choice.layout.batch * (question.seq or USUAL_SEQ), "of your layout", choice
     run = published_batch(question.shape, catalog)
     if run is None:
         return usual, "usual at this size", _laid_out(question, gpu, gpus, usual)

@@ -47,7 +47,9 @@ def compared(
         verdict += f"{count(first.tokens)} tokens, "
     verdict += f"{dollars(first.dollars.p50)}, {time(first.days.p50)} on {first.gpus:,}."
     right = ("GPUs", "tokens", "time", "GPU-hours", "rent")
-    rents = ", ".join(f"{p.gpu.name} {price(p.rent.value)} ({p.rent.date})" for p in ranked)
+    rents = ", ".join(
+        f"{p.gpu.name} {price(p.rent.value)} ({p.rent.date or 'yours'})" for p in ranked
+    )
     old = [p.gpu.name for p in ranked if p.rent_age > _YEAR]
     if old:
         verdict += f" Over a year old (*) is the price of {', '.join(old)}: --prices sets your own."

@@ -15,6 +15,7 @@ from benthic.cost.network.flops import parameters
 from benthic.cost.network.widths import from_numbers
 from benthic.cost.planner.basis import Basis, Question, basis
 from benthic.cost.planner.plan import REACHED, Plan, means, median_dollars, plan, rent_of
+from benthic.cost.planner.words import plural
 from benthic.cost.step.memory import DoesNotFit
 
 RATIOS = (
@@ -59,7 +60,7 @@ def sizes(question: Question, catalog: Catalog) -> list[Size]:
             one = plan(shaped, catalog)
             one = replace(one, assumptions=(*notes, *one.assumptions))
             each = ratio or one.tokens / parameters(shaped.shape)["total"]
-            more = f"; no larger one fits {gpus:,} GPUs" if full else ""
+            more = f"; no larger one fits {plural(gpus, 'GPU')}" if full else ""
             found.append(Size(each, about + more, one, full))
     if not found:
         raise CostError(

@@ -58,6 +58,8 @@ def _grouped(plans: Sequence[Plan], catalog: Catalog) -> dict[str, list[Figure]]
 
 def _rent(plan: Plan, catalog: Catalog) -> list[Figure]:
     """The price that was taken, and who asked its lowest and its highest."""
+    if plan.question.rent is not None:  # yours, whatever the catalog has
+        return [plan.rent]
     until = days(plan.question.date)[1] if plan.question.date else Day.max
     rows = catalog.observations(plan.rent.key)
     others = ends(plan.rent, rows, until)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import date as Day
 from functools import lru_cache
 
-from benthic.cost.catalog.load import Catalog, Gpu, load
+from benthic.cost.catalog.load import Catalog, CostError, Gpu, load
 from benthic.cost.network.shape import Shape
 from benthic.cost.planner.choose import clean_run
 from benthic.cost.planner.practice import (
@@ -26,6 +26,7 @@ from benthic.cost.planner.practice import (
     real_hours,
 )
 from benthic.cost.step.layout import Precision
+from benthic.cost.step.memory import DoesNotFit
 
 USUAL_SEQ = 4096  # most published runs' since 2023, and a plan's where nobody says
 _TOKENS = 1e13  # of the usual run, as recent ones have
@@ -51,11 +52,18 @@ def usual_practice(
 @lru_cache(maxsize=64)
 def usual_run(shape: Shape, gpu: Gpu, precision: Precision) -> Traits:
     """The run that practice is asked about; a GPU without fp8 takes bf16, one without bf16 fp16."""
-    seq = min(USUAL_SEQ, shape.max_positions) if shape.learned_positions else USUAL_SEQ
+    longest = (shape.learned_positions and shape.max_positions) or USUAL_SEQ
+    seq = min(USUAL_SEQ, longest)
     near: Precision = "bf16" if gpu.has_bf16 else "fp16"
     if precision == "fp8" and gpu.fp8_flops:
         near = "fp8"
-    clean = clean_run(shape, gpu, _TOKENS, seq, _shipped(), precision=near)
+    try:
+        clean = clean_run(shape, gpu, _TOKENS, seq, _shipped(), precision=near)
+    except DoesNotFit:
+        raise CostError(
+            f"{shape.name} is larger than anything that was trained, so nothing tells how far real "
+            "runs of it would be from clean steps: take fewer parameters"
+        ) from None
     return Traits(
         **vars(chip(gpu)),
         run=shape.name,
