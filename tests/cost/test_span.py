@@ -182,6 +182,17 @@ def test_two_on_one_machine_are_pointed_out(
     assert "other (row " in caplog.text and "both bill what they hold" in caplog.text
 
 
+def test_a_meter_that_was_killed_is_none_beside(
+    private_ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "import os, benthic; benthic.meter('dead', device='cpu').begin(); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert row(private_ledger).status == "running"
+    with benthic.meter(device="cpu"):
+        pass
+    assert "both bill" not in caplog.text
+
+
 OUTER: dict[str, Any] = {
     **{"purpose": "final", "project": "reef", "device": "h100", "count": 2, "price": 100.0},
     "heartbeat": 0.05,
