@@ -15,6 +15,7 @@ import pytest
 import benthic
 from benthic.cost.ledger.ledger import Ledger, LedgerError, Span
 from benthic.cost.limits import OverBudget
+from benthic.cost.metering.beside import beside
 from benthic.cost.metering.descendants import largest_self
 from benthic.cost.metering.gpus import Gpus
 from benthic.cost.metering.held import hold, processor
@@ -182,15 +183,12 @@ def test_two_on_one_machine_are_pointed_out(
     assert "other (row " in caplog.text and "both bill what they hold" in caplog.text
 
 
-def test_a_meter_that_was_killed_is_none_beside(
-    private_ledger: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_meter_that_was_killed_is_none_beside(private_ledger: Path) -> None:
     code = "import os, benthic; benthic.meter('dead', device='cpu').begin(); os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert row(private_ledger).status == "running"
-    with benthic.meter(device="cpu"):
-        pass
-    assert "both bill" not in caplog.text
+    with Ledger(private_ledger) as ledger:
+        (dead,) = ledger.open_rows()
+        assert beside(ledger, dead, hold(device="cpu", environ={})) == ""
 
 
 OUTER: dict[str, Any] = {
