@@ -131,15 +131,17 @@ def clean_run(
     catalog: Catalog,
     *,
     gpus: int = 0,
+    most: int = MOST_GPUS,
     batch: int = 0,
     precision: Precision = "bf16",
 ) -> CleanRun:
     """Hours of `tokens` on the fastest layout, with the catalog's failures; `gpus` 0: as many as
-    finish in USUAL_DAYS, doubled until the model fits. Raises CostError as `fastest` does."""
+    finish in USUAL_DAYS, `most` of them, doubled until the model fits. Raises CostError as
+    `fastest` does."""
     if not tokens > 0:
         raise CostError(f"a run of {tokens!r} tokens costs nothing: give a number above zero")
     ideal = 3 * forward_flops_per_token(shape, seq) * tokens / gpu.peak / 3600
-    count = gpus or usual_gpus(ideal)
+    count = gpus or min(most, usual_gpus(ideal))
     while True:
         try:
             chosen = fastest(shape, gpu, count, seq, batch=batch, precision=precision)

@@ -30,6 +30,7 @@ from benthic.cost.step.memory import DoesNotFit
 
 USUAL_SEQ = 4096  # most published runs' since 2023, and a plan's where nobody says
 _TOKENS = 1e13  # of the usual run, as recent ones have
+_GPUS = 2048  # at most, where the model fits: those that the largest usual batch gives 8,192 tokens
 
 
 def usual_practice(
@@ -58,7 +59,7 @@ def usual_run(shape: Shape, gpu: Gpu, precision: Precision) -> Traits:
     if precision == "fp8" and gpu.fp8_flops:
         near = "fp8"
     try:
-        clean = clean_run(shape, gpu, _TOKENS, seq, _shipped(), precision=near)
+        clean = clean_run(shape, gpu, _TOKENS, seq, _shipped(), most=_GPUS, precision=near)
     except DoesNotFit:
         raise CostError(
             f"{shape.name} is larger than anything that was trained, so nothing tells how far real "
